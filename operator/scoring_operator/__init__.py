@@ -1,0 +1,1 @@
+"""The operator: ScoringModel resources in, Kubernetes objects and status out."""
