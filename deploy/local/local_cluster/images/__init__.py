@@ -1,0 +1,1 @@
+"""Built-in images: the default image map and the tiny programs behind ``local/…`` images."""
