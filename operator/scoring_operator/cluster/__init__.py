@@ -1,0 +1,36 @@
+"""The only room that talks to the Kubernetes API.
+
+Lists and watches ScoringModels and their children, applies and deletes children, patches status, and turns API errors
+into this program's own. Takes and gives plain manifests; never decides what should be there.
+"""
+
+from scoring_operator.cluster.client import Client, connect
+from scoring_operator.cluster.cluster import Cluster
+from scoring_operator.cluster.errors import (
+    ClusterError,
+    ConflictError,
+    ForbiddenError,
+    GoneError,
+    InvalidError,
+    NameTakenError,
+    NotFoundError,
+    QuotaError,
+    StaleOwnerError,
+    TransientError,
+)
+
+__all__ = [
+    "Client",
+    "Cluster",
+    "ClusterError",
+    "ConflictError",
+    "ForbiddenError",
+    "GoneError",
+    "InvalidError",
+    "NameTakenError",
+    "NotFoundError",
+    "QuotaError",
+    "StaleOwnerError",
+    "TransientError",
+    "connect",
+]

@@ -1,0 +1,121 @@
+"""What this operator owns of an object, read from `metadata.managedFields`.
+
+A field that somebody else changed is no longer ours, and a field that we applied is ours until then. So an object is as
+wanted exactly when it carries the hash of the wanted manifest and all its fields are still ours; no value has to be
+compared, and no default or normalised quantity can deceive
+(https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from scoring_operator.api import Manifest
+from scoring_operator.manifests.names import APPLIED_ANNOTATION
+
+# Not part of managed fields: they identify the object.
+_IDENTITY = {"apiVersion", "kind"}
+_METADATA = ("labels", "annotations", "ownerReferences")
+
+
+def stamp(manifest: Manifest) -> Manifest:
+    """Copy a manifest and add the hash of its content as an annotation.
+
+    Secret values do not enter the hash, so that nothing about them can be learned from it.
+    """
+    content = manifest
+    if manifest["kind"] == "Secret":
+        content = {**manifest, "data": sorted(manifest.get("data", {}))}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    metadata = manifest["metadata"]
+    annotations = {**metadata.get("annotations", {}), APPLIED_ANNOTATION: digest}
+    return {**manifest, "metadata": {**metadata, "annotations": annotations}}
+
+
+def is_as_applied(wanted: Manifest, live: Manifest, manager: str) -> bool:
+    """Whether nothing has to be written.
+
+    Args:
+        wanted: a stamped manifest.
+        live: the stored object with its managed fields.
+        manager: our field manager.
+    """
+    if wanted["kind"] == "Secret":
+        # The one thing that the hash leaves out.
+        stored = live.get("data") or {}
+        if any(stored.get(name) != value for name, value in wanted["data"].items()):
+            return False
+    annotations = live["metadata"].get("annotations") or {}
+    stamped = wanted["metadata"]["annotations"][APPLIED_ANNOTATION]
+    return annotations.get(APPLIED_ANNOTATION) == stamped and not lost_fields(wanted, live, manager)
+
+
+def lost_fields(wanted: Manifest, live: Manifest, manager: str) -> list[str]:
+    """Paths of the wanted manifest that the manager does not own in the stored object."""
+    owned = owned_fields(live, manager)
+    content = {k: v for k, v in wanted.items() if k not in _IDENTITY | {"metadata"}}
+    metadata = wanted.get("metadata", {})
+    content["metadata"] = {k: metadata[k] for k in _METADATA if k in metadata}
+    return list(_missing(content, owned, ""))
+
+
+def owned_fields(live: Manifest, manager: str) -> dict[str, Any]:
+    """The `fieldsV1` of what this manager applied; empty when it applied nothing."""
+    for entry in live["metadata"].get("managedFields") or ():
+        if (
+            entry.get("manager") == manager
+            and entry.get("operation") == "Apply"
+            and not entry.get("subresource")
+        ):
+            fields = entry.get("fieldsV1")
+            return fields if isinstance(fields, dict) else {}
+    return {}
+
+
+def owns_field(live: Manifest, manager: str, *path: str) -> bool:
+    """Whether the manager applied this field, such as `spec`, `replicas`."""
+    fields = owned_fields(live, manager)
+    for name in path:
+        fields = fields.get(f"f:{name}")  # type: ignore[assignment]  # JSON
+        if fields is None:
+            return False
+    return True
+
+
+def _missing(wanted: Any, owned: dict[str, Any], path: str) -> Iterator[str]:
+    if isinstance(wanted, dict):
+        for name, value in wanted.items():
+            yield from _missing_member(value, owned.get(f"f:{name}"), f"{path}.{name}")
+    elif isinstance(wanted, list):
+        for index, value in enumerate(wanted):
+            yield from _missing_member(value, _item(value, owned), f"{path}[{index}]")
+
+
+def _missing_member(value: Any, owned: Any, path: str) -> Iterator[str]:
+    if value == {} or value == []:
+        # Empty containers may or may not be members of the set, and nothing in them can be lost.
+        return
+    if owned is None:
+        yield path
+    elif (
+        owned != {}
+    ):  # an empty set marks a leaf: a scalar, or a list or map that is owned as a whole
+        yield from _missing(value, owned, path)
+
+
+def _item(value: Any, owned: dict[str, Any]) -> Any:
+    """The owned set of a list item, found by its key fields or its value."""
+    for name, fields in owned.items():
+        marker, _, text = name.partition(":")
+        if marker == "k" and isinstance(value, dict):
+            keys = json.loads(text)
+            # A key that the manifest leaves out has its default in the stored object.
+            if all(value.get(k, v) == v for k, v in keys.items()):
+                return fields
+        elif marker == "v" and json.loads(text) == value:
+            return fields
+    return None

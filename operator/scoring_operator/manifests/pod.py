@@ -1,0 +1,217 @@
+"""The pod template: fetch, then serve, under the restricted Pod Security Standard.
+
+https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted
+"""
+
+from __future__ import annotations
+
+from scoring_operator.api import Canary, Manifest, ScoringModel
+from scoring_operator.manifests import names
+from scoring_operator.manifests.environment import (
+    CA_DIR,
+    KEYS_DIR,
+    MODEL_DIR,
+    fetch_environment,
+    serve_environment,
+)
+from scoring_operator.settings import Settings
+
+# A pod is asked for its state this often while it starts; the answer costs a small GET on the probe port.
+_STARTUP_PERIOD_SECONDS = 2
+# What a stopping pod may take beyond its longest request: closing connections, flushing logs.
+_STOP_MARGIN_SECONDS = 10
+
+
+def build_pod_template(
+    model: ScoringModel, settings: Settings, *, revision: str, canary: Canary | None = None
+) -> Manifest:
+    """The pod template.
+
+    Args:
+        model: the ScoringModel.
+        settings: the operator's settings.
+        revision: shown in a label and to the scorer.
+        canary: given for the canary's pods.
+    """
+    is_canary = canary is not None
+    # Labels of the user first: ours win, so that a selector can never be broken by them.
+    labels = {**model.pod_labels, **names.labels(model), **names.selector(model, canary=is_canary)}
+    labels[names.REVISION_LABEL] = revision
+    # Nothing in the pod's volumes is worth a node: all of it is fetched again elsewhere.
+    annotations = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "true"}
+    annotations.update(model.pod_annotations)
+    metadata: Manifest = {"labels": labels, "annotations": annotations}
+
+    spec: Manifest = {
+        "serviceAccountName": names.service_account_name(model),
+        "automountServiceAccountToken": model.automount_service_account_token,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": settings.pre_stop_seconds
+        + settings.drain_seconds
+        + model.limits.timeout_seconds
+        + _STOP_MARGIN_SECONDS,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": settings.run_as_user,
+            "runAsGroup": settings.run_as_user,
+            "fsGroup": settings.run_as_user,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "initContainers": [_fetch_container(model, settings, canary)],
+        "containers": [_scorer_container(model, settings, canary, revision)],
+        "volumes": _volumes(model),
+        "topologySpreadConstraints": _spread(model, is_canary),
+    }
+    if model.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in model.image_pull_secrets]
+    if model.node_selector:
+        spec["nodeSelector"] = dict(model.node_selector)
+    tolerations = [dict(t) for t in model.tolerations]
+    if model.device == "gpu":
+        tolerations += [dict(t) for t in settings.gpu_tolerations if t not in tolerations]
+    if tolerations:
+        spec["tolerations"] = tolerations
+    if model.affinity:
+        spec["affinity"] = dict(model.affinity)
+    if model.priority_class_name:
+        spec["priorityClassName"] = model.priority_class_name
+    return {"metadata": metadata, "spec": spec}
+
+
+def _fetch_container(model: ScoringModel, settings: Settings, canary: Canary | None) -> Manifest:
+    container = _container(model, settings, "fetch")
+    container["env"] = fetch_environment(model, canary)
+    # Storage credentials are for the fetcher alone: the model's code never sees them.
+    if model.storage.secret_name:
+        container["envFrom"] = [{"secretRef": {"name": model.storage.secret_name}}]
+    # The scheduler takes the larger of init and main container, so equal amounts cost nothing; a GPU is not needed here.
+    container["resources"] = _resources(model, settings, gpu=False)
+    container["volumeMounts"] = [
+        {"name": "model", "mountPath": MODEL_DIR},
+        {"name": "tmp", "mountPath": "/tmp"},
+        *_ca_mounts(model),
+    ]
+    return container
+
+
+def _scorer_container(
+    model: ScoringModel, settings: Settings, canary: Canary | None, revision: str
+) -> Manifest:
+    container = _container(model, settings, "scorer")
+    container["args"] = ["serve"]
+    container["env"] = serve_environment(
+        model, canary, revision=revision, drain_seconds=settings.drain_seconds
+    )
+    container["resources"] = _resources(model, settings, gpu=True)
+    container["ports"] = [
+        {"name": "http", "containerPort": names.HTTP_PORT, "protocol": "TCP"},
+        {"name": "probes", "containerPort": names.PROBE_PORT, "protocol": "TCP"},
+    ]
+    container["startupProbe"] = {
+        **_probe("/startupz", period=_STARTUP_PERIOD_SECONDS),
+        "failureThreshold": max(1, -(-model.startup_seconds // _STARTUP_PERIOD_SECONDS)),
+    }
+    container["readinessProbe"] = {**_probe("/readyz", period=5), "failureThreshold": 2}
+    # Health answers from its own thread while the model is busy, so 60 s of silence mean a hung process.
+    container["livenessProbe"] = {**_probe("/livez", period=10), "failureThreshold": 6}
+    if settings.pre_stop_seconds:
+        # Sleeping in the kubelet needs no shell in the image (stable since Kubernetes 1.34).
+        container["lifecycle"] = {"preStop": {"sleep": {"seconds": settings.pre_stop_seconds}}}
+    container["volumeMounts"] = [
+        {"name": "model", "mountPath": MODEL_DIR, "readOnly": True},
+        {"name": "tmp", "mountPath": "/tmp"},
+        *_keys_mounts(model),
+        *_ca_mounts(model),
+    ]
+    return container
+
+
+def _container(model: ScoringModel, settings: Settings, name: str) -> Manifest:
+    image = model.image or settings.image_for(device=model.device, framework=model.framework)
+    return {
+        "name": name,
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "args": [name],
+        "terminationMessagePath": "/dev/termination-log",
+        # Without a message the last log lines say why; our own message wins over them.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+    }
+
+
+def _probe(path: str, *, period: int) -> Manifest:
+    return {
+        "httpGet": {"path": path, "port": "probes", "scheme": "HTTP"},
+        "periodSeconds": period,
+        # The kubelet's default of 1 s is short for a node under load.
+        "timeoutSeconds": 3,
+    }
+
+
+def _resources(model: ScoringModel, settings: Settings, *, gpu: bool) -> Manifest:
+    requests = {**settings.requests, **model.resource_requests}
+    limits = {**settings.limits, **model.resource_limits}
+    for name, amount in model.resource_limits.items():
+        # A limit without a request is meant to be both, as Kubernetes has it for pods.
+        if name not in model.resource_requests:
+            requests[name] = amount
+    for name, amount in model.resource_requests.items():
+        # A default limit must not undercut what the user asks for.
+        if name in settings.limits and name not in model.resource_limits:
+            limits[name] = amount
+    device = model.gpu_resource_name
+    if model.device == "gpu" and gpu:
+        requests[device] = limits[device] = limits.get(device, "1")
+    else:
+        requests.pop(device, None)
+        limits.pop(device, None)
+    return {"requests": requests, "limits": limits}
+
+
+def _volumes(model: ScoringModel) -> list[Manifest]:
+    size = {"sizeLimit": model.storage.size_limit} if model.storage.size_limit else {}
+    volumes: list[Manifest] = [
+        {"name": "model", "emptyDir": size},
+        {"name": "tmp", "emptyDir": {}},
+    ]
+    secret = names.keys_secret_name(model)
+    if secret:
+        volumes.append({"name": "keys", "secret": {"secretName": secret, "defaultMode": 0o440}})
+    if model.ca_bundle:
+        if model.ca_bundle.config_map_name:
+            source = {"configMap": {"name": model.ca_bundle.config_map_name, "defaultMode": 0o444}}
+        else:
+            source = {"secret": {"secretName": model.ca_bundle.secret_name, "defaultMode": 0o444}}
+        volumes.append({"name": "ca", **source})
+    return volumes
+
+
+def _keys_mounts(model: ScoringModel) -> list[Manifest]:
+    if model.auth.mode != "APIKey":
+        return []
+    return [{"name": "keys", "mountPath": KEYS_DIR, "readOnly": True}]
+
+
+def _ca_mounts(model: ScoringModel) -> list[Manifest]:
+    if model.ca_bundle is None:
+        return []
+    return [{"name": "ca", "mountPath": CA_DIR, "readOnly": True}]
+
+
+def _spread(model: ScoringModel, is_canary: bool) -> list[Manifest]:
+    return [
+        {
+            "maxSkew": 1,
+            "topologyKey": key,
+            # Better two pods on one node than one pod.
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": {"matchLabels": names.selector(model, canary=is_canary)},
+            "matchLabelKeys": ["pod-template-hash"],
+        }
+        for key in ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
+    ]

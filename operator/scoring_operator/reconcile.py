@@ -1,0 +1,362 @@
+"""One ScoringModel from spec to status: parse, build, apply, prune, observe, derive, write.
+
+Knows nothing of events and diffs: whatever happened, the state decides, and doing it again changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from scoring_operator.api import Key, Kinds, Manifest, ScoringModel, SpecError, parse_scoring_model
+from scoring_operator.certificates import CertificateView, make_certificate, read_certificate
+from scoring_operator.cluster import (
+    Cluster,
+    ClusterError,
+    ConflictError,
+    ForbiddenError,
+    InvalidError,
+    NameTakenError,
+    NotFoundError,
+    QuotaError,
+    StaleOwnerError,
+    TransientError,
+)
+from scoring_operator.cluster.ownership import owns_field
+from scoring_operator.events import EventLimiter, build_event
+from scoring_operator.keys import ROTATE_ANNOTATION, choose_keys
+from scoring_operator.manifests import (
+    Children,
+    Exposure,
+    Wishes,
+    build_children,
+    names,
+    plan_exposure,
+)
+from scoring_operator.manifests.exposure import CertificateSource
+from scoring_operator.settings import Settings
+from scoring_operator.status import Condition, Observed, Reason, derive_status, merge_conditions
+from scoring_operator.status.conditions import condition
+from scoring_operator.status.pods import is_ready
+from scoring_operator.status.termination import Finding
+
+log = logging.getLogger(__name__)
+
+# What cannot be watched (Secrets and kinds of others) is looked at again after this time while it is missing or wrong.
+_LOOK_AGAIN_SECONDS = 30.0
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one reconcile did.
+
+    Args:
+        result: `gone`, `unchanged` or `changed`; for metrics.
+        look_again_seconds: when to come back although nothing may happen; None: never.
+    """
+
+    result: str
+    look_again_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Tls:
+    """The certificate of the host, as far as it is not cert-manager's."""
+
+    pair: tuple[bytes, bytes] | None = None
+    problem: Finding | None = None
+    expires: datetime | None = None
+    look_again_seconds: float | None = None
+
+
+class Reconciler:
+    """Makes the cluster match one ScoringModel at a time.
+
+    Args:
+        cluster: to read from and write to.
+        settings: the operator's settings.
+        now: the time, with zone.
+    """
+
+    def __init__(
+        self, cluster: Cluster, settings: Settings, now: Callable[[], datetime] = _utc_now
+    ) -> None:
+        self._cluster = cluster
+        self._settings = settings
+        self._now = now
+        self._limiter = EventLimiter()
+
+    async def reconcile(self, key: Key) -> Outcome:
+        """Make the children as wanted and the status as observed.
+
+        Args:
+            key: which ScoringModel; it may be gone by now.
+
+        Raises:
+            ClusterError: the API server did not let it finish; try again later.
+        """
+        manifest = self._cluster.model(key)
+        if manifest is None or manifest["metadata"].get("deletionTimestamp"):
+            # Kubernetes collects the children by their owner references.
+            return Outcome("gone")
+        try:
+            model = parse_scoring_model(manifest)
+        except SpecError as err:
+            finding = Finding(Reason.INVALID_SPEC, str(err), "Correct the field and apply again.")
+            return Outcome(await self._write_failure(manifest, finding))
+        exposure = plan_exposure(model, self._settings)
+        tls = await self._decide_certificate(model, exposure)
+        children = await self._build(model, exposure, tls)
+        written, problem = await self._apply(children, model)
+        if problem is None:
+            # With a problem something of the new set may be missing that the old set still provides.
+            written += await self._cluster.prune(model, children.manifests)
+        observed = self._observe(manifest, model, children, exposure, tls, problem)
+        status = derive_status(model, children, exposure, observed)
+        changed = await self._write_status(
+            manifest, status.fields, status.conditions, model.generation
+        )
+        again = _earliest(
+            tls.look_again_seconds,
+            _LOOK_AGAIN_SECONDS if problem and problem.failed else None,
+            await self._missing_kind(children),
+        )
+        return Outcome("changed" if written or changed else "unchanged", again)
+
+    async def _build(self, model: ScoringModel, exposure: Exposure, tls: _Tls) -> Children:
+        keys: dict[str, str] = {}
+        if model.auth.mode == "APIKey" and not model.auth.secret_name:
+            keys = await self._decide_keys(model)
+        wishes = Wishes(
+            replicas=await self._decide_replicas(model),
+            keys=keys,
+            certificate=tls.pair,
+            ingress_controller=self._cluster.ingress_controller(exposure.ingress_class),
+            canary_serves=any(
+                is_ready(pod)
+                for pod in self._cluster.cached(Kinds.POD, model.key)
+                if names.CANARY_LABEL in (pod["metadata"].get("labels") or {})
+            ),
+        )
+        return build_children(model, self._settings, exposure, wishes)
+
+    async def _decide_keys(self, model: ScoringModel) -> dict[str, str]:
+        secret = await self._owned_secret(model, f"{model.name}-keys")
+        keys = choose_keys(secret)
+        if secret is not None and keys.rotated:
+            # New keys and the end of the request for them in one write: a crash in between cannot rotate twice.
+            annotations = {"annotations": {ROTATE_ANNOTATION: None}}
+            patch = {
+                "metadata": annotations,
+                "stringData": {n: keys.values[n] for n in keys.rotated},
+            }
+            await self._cluster.merge(Kinds.SECRET, secret, patch)
+            log.info("rotated API keys", extra={"model": str(model.key), "keys": keys.rotated})
+        return keys.values
+
+    async def _decide_replicas(self, model: ScoringModel) -> int | None:
+        if model.autoscaling is None:
+            return model.replicas
+        live = await self._cluster.current(Kinds.DEPLOYMENT, model.namespace, model.name)
+        minimum = model.autoscaling.min_replicas
+        if live is None:
+            # One is the default, so that nothing has to be handed over later.
+            return minimum if minimum > 1 else None
+        if owns_field(live, names.MANAGER, "spec", "replicas"):
+            replicas = max(live["spec"].get("replicas", 1), minimum)
+            await self._cluster.hand_over_replicas(live, replicas)
+        return None
+
+    async def _decide_certificate(self, model: ScoringModel, exposure: Exposure) -> _Tls:
+        if exposure.host is None:
+            return _Tls()
+        if exposure.certificate is CertificateSource.SELF_SIGNED:
+            return await self._self_signed(model, exposure.host)
+        if exposure.certificate is CertificateSource.SECRET:
+            return await self._given_certificate(model, exposure.host)
+        return _Tls()
+
+    async def _self_signed(self, model: ScoringModel, host: str) -> _Tls:
+        now = self._now()
+        secret = await self._owned_secret(model, f"{model.name}-tls")
+        view: CertificateView | None = None
+        if secret is not None:
+            with suppress(ValueError):  # what cannot be used is replaced
+                view = read_certificate(secret)
+        if view is None or not view.covers(host) or view.renew_at() <= now:
+            view = make_certificate(host, days=self._settings.certificate_days, now=now)
+        again = (view.renew_at() - now).total_seconds()
+        return _Tls((view.pem, view.key_pem), expires=view.not_after, look_again_seconds=again)
+
+    async def _given_certificate(self, model: ScoringModel, host: str) -> _Tls:
+        name = names.tls_secret_name(model)
+        now = self._now()
+
+        def problem(reason: Reason, what: str, hint: str) -> _Tls:
+            finding = Finding(reason, f"Secret {name}: {what}", hint)
+            return _Tls(problem=finding, look_again_seconds=_LOOK_AGAIN_SECONDS)
+
+        secret = await self._cluster.read(Kinds.SECRET, model.namespace, name)
+        if secret is None:
+            hint = "Create it (kubectl create secret tls), or remove spec.ingress.tls.secretName."
+            return problem(Reason.CERTIFICATE_PENDING, "does not exist", hint)
+        hint = "Put a matching pair into tls.crt and tls.key."
+        try:
+            view = read_certificate(secret)
+        except ValueError as err:
+            return problem(Reason.CERTIFICATE_INVALID, str(err), hint)
+        if not view.covers(host):
+            what = f"the certificate is for {', '.join(view.hosts) or 'no host'}, not for {host}"
+            return problem(Reason.CERTIFICATE_INVALID, what, hint)
+        if view.not_after <= now:
+            what = f"the certificate ended on {_rfc3339(view.not_after)}"
+            return problem(Reason.CERTIFICATE_INVALID, what, "Renew it.")
+        left = (view.not_after - now).total_seconds()
+        return _Tls(expires=view.not_after, look_again_seconds=left)
+
+    async def _owned_secret(self, model: ScoringModel, name: str) -> Manifest | None:
+        """A Secret of the model, for its content; one of somebody else has nothing for us."""
+        secret = await self._cluster.current(Kinds.SECRET, model.namespace, name)
+        owners = (secret or {}).get("metadata", {}).get("ownerReferences") or ()
+        return secret if any(o["uid"] == model.uid for o in owners) else None
+
+    async def _apply(self, children: Children, model: ScoringModel) -> tuple[int, Finding | None]:
+        """Apply all children; one that is refused does not keep the others from being applied."""
+        written = 0
+        problem: Finding | None = None
+        for manifest in children.manifests:
+            kind = Kinds.of(manifest)
+            if kind in Kinds.OPTIONAL_CHILDREN and not await self._cluster.is_available(kind):
+                continue
+            try:
+                written += await self._cluster.apply(manifest, model)
+            except (TransientError, ConflictError):
+                raise
+            except ClusterError as err:
+                problem = problem or _finding(err, manifest)
+        return written, problem
+
+    async def _missing_kind(self, children: Children) -> float | None:
+        for manifest in children.manifests:
+            kind = Kinds.of(manifest)
+            if kind in Kinds.OPTIONAL_CHILDREN and not await self._cluster.is_available(kind):
+                return _LOOK_AGAIN_SECONDS * 2
+        return None
+
+    def _observe(
+        self,
+        manifest: Manifest,
+        model: ScoringModel,
+        children: Children,
+        exposure: Exposure,
+        tls: _Tls,
+        problem: Finding | None,
+    ) -> Observed:
+        key, cluster = model.key, self._cluster
+        stored = manifest.get("status") or {}
+        same_revision = stored.get("revision") == children.revision
+        deployments = cluster.cached(Kinds.DEPLOYMENT, key)
+        return Observed(
+            deployment=_named(deployments, model.name),
+            replica_sets=tuple(cluster.cached(Kinds.REPLICA_SET, key)),
+            pods=tuple(cluster.cached(Kinds.POD, key)),
+            autoscaler=_named(cluster.cached(Kinds.AUTOSCALER, key), model.name),
+            ingress=_named(cluster.cached(Kinds.INGRESS, key), model.name),
+            route=_named(cluster.cached(Kinds.HTTP_ROUTE, key), model.name),
+            certificate=_named(cluster.cached(Kinds.CERTIFICATE, key), f"{model.name}-tls"),
+            certificate_problem=tls.problem,
+            certificate_expiry=_rfc3339(tls.expires) if tls.expires else None,
+            known_digest=stored.get("modelDigest") if same_revision else None,
+            problem=problem,
+        )
+
+    async def _write_failure(self, manifest: Manifest, finding: Finding) -> str:
+        """Tell of a spec that cannot be used; what is known of the running pods stays."""
+        stored = dict(manifest.get("status") or {})
+        stored.pop("conditions", None)
+        generation = manifest["metadata"].get("generation", 1)
+        fields = {**stored, "observedGeneration": generation}
+        ready = condition("Ready", False, finding.reason, finding.text())
+        changed = await self._write_status(manifest, fields, (ready,), generation)
+        return "changed" if changed else "unchanged"
+
+    async def _write_status(
+        self,
+        manifest: Manifest,
+        fields: Manifest,
+        conditions: Sequence[Condition],
+        generation: int,
+    ) -> bool:
+        stored = manifest.get("status") or {}
+        before = stored.get("conditions") or []
+        now = self._now()
+        merged = merge_conditions(before, conditions, generation=generation, now=_rfc3339(now))
+        status = {**fields, "conditions": merged}
+        if status == stored:
+            return False
+        try:
+            await self._cluster.patch_status(manifest, status)
+        except NotFoundError:
+            return False  # deleted meanwhile
+        await self._tell(manifest, before, merged, now)
+        return True
+
+    async def _tell(
+        self, manifest: Manifest, before: list[Manifest], after: list[Manifest], now: datetime
+    ) -> None:
+        old = next((c for c in before if c["type"] == "Ready"), {})
+        new = next(c for c in after if c["type"] == "Ready")
+        if (old.get("status"), old.get("reason")) == (new["status"], new["reason"]):
+            return
+        key = Key(manifest["metadata"]["namespace"], manifest["metadata"]["name"])
+        log.info(
+            "ready condition changed",
+            extra={"model": str(key), "ready": new["status"], "reason": new["reason"]},
+        )
+        if not self._limiter.admit(key, new["reason"]):
+            return
+        try:
+            await self._cluster.create_event(build_event(manifest, new, now=now))
+        except ClusterError as err:
+            # An event is a courtesy; the condition has been written.
+            log.warning("event not posted: %s", err, extra={"model": str(key)})
+
+
+def _finding(err: ClusterError, manifest: Manifest) -> Finding:
+    what = f"{manifest['kind']} {manifest['metadata']['name']}"
+    if isinstance(err, StaleOwnerError):
+        return Finding(Reason.PROGRESSING, err.message, "Kubernetes removes it soon.", failed=False)
+    if isinstance(err, NameTakenError):
+        hint = (
+            "Delete or rename that object, or give the ScoringModel another name; it is left alone."
+        )
+        return Finding(Reason.NAME_TAKEN, err.message, hint)
+    if isinstance(err, QuotaError):
+        hint = "Ask for a larger ResourceQuota, or delete what is not needed."
+        return Finding(Reason.QUOTA_EXCEEDED, f"{what}: {err.message}", hint)
+    if isinstance(err, ForbiddenError):
+        hint = "Give the operator's ServiceAccount this permission (see its ClusterRole)."
+        return Finding(Reason.FORBIDDEN, f"{what}: {err.message}", hint)
+    if isinstance(err, InvalidError):
+        hint = "Correct the field of the spec that it comes from."
+        return Finding(Reason.INVALID_SPEC, f"{what}: {err.message}", hint)
+    return Finding(Reason.PROGRESSING, f"{what}: {err.message}", "It is tried again.", failed=False)
+
+
+def _named(manifests: Sequence[Manifest], name: str) -> Manifest | None:
+    return next((m for m in manifests if m["metadata"]["name"] == name), None)
+
+
+def _earliest(*seconds: float | None) -> float | None:
+    return min((s for s in seconds if s is not None), default=None)
+
+
+def _rfc3339(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
