@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := operator,scorer,sklearn,pytorch,local,dev
+EXTRAS := operator,scorer,sklearn,pytorch,onnx,keras,local,dev
 JOBS ?= 2
 
 .PHONY: help
@@ -33,7 +33,7 @@ demo: $(STAMP) ## From YAML to an HTTPS answer on this machine (ONCE=1: check ev
 
 .PHONY: test
 test: $(STAMP) ## All tests that need no cloud
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: $(STAMP) ## Formatting, lint, types, import layers

@@ -14,7 +14,6 @@ import pytest
 import yaml
 
 # One worker trains once for all of these.
-pytestmark = pytest.mark.xdist_group("faq_model")
 
 FAQ = Path(__file__).parents[2] / "examples" / "faq"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}

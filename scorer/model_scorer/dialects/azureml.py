@@ -1,0 +1,143 @@
+"""`POST /score`: Azure ML's contract, and the forms of the reference implementations' Flask servers.
+
+The top-level key says which is spoken: `input` → the Flask servers' `{"result": [answer, "Computed in N ms"]}`; `data`
+→ the bare answer, as Azure ML encodes what `run` returns; `instances`, `inputs`, `dataframe_split`,
+`dataframe_records` → `{"predictions": answer}`. Score scripts take the body as text, whatever its keys.
+https://learn.microsoft.com/azure/machine-learning/how-to-inference-server-http
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any
+
+from model_scorer.dialects.inputs import input_from_rows, json_value, table_from_split
+from model_scorer.dialects.protocol import (
+    Answer,
+    HttpRequest,
+    Target,
+    decode_text,
+    require_json,
+)
+from model_scorer.errors import BadRequest, RequestError
+from model_scorer.json_text import decode_json, encode_json
+from model_scorer.runtimes.protocol import (
+    Call,
+    Input,
+    JsonValue,
+    Output,
+    RawResponse,
+    RowsInput,
+    TextInput,
+)
+
+SCRIPT_ERROR = "An unexpected error occurred in scoring script. Check the logs for more info."
+_KEYS = "input, data, instances, inputs, dataframe_split, dataframe_records"
+# What counts as a failure of `run` in Azure ML's header.
+_RUN_FAILURES = frozenset({"model_failed", "deadline_exceeded"})
+
+
+class Form(Enum):
+    """How the answer is wrapped."""
+
+    FLASK = "result"
+    BARE = "bare"
+    PREDICTIONS = "predictions"
+
+
+class ScoreDialect:
+    """The codec of `/score`."""
+
+    name = "score"
+
+    def decode(self, request: HttpRequest, target: Target) -> tuple[Call, Form]:
+        """See the module; score scripts get the body as text."""
+        if target.info.scripted:
+            return self._decode_for_script(request, target)
+        require_json(request)
+        value = decode_json(request.body)
+        if isinstance(value, dict):
+            given, form = self._decode_object(value, target)
+        elif isinstance(value, list):
+            given, form = input_from_rows(value, target, key="body"), Form.BARE
+        else:
+            raise BadRequest(f"expected a JSON object with one of the keys {_KEYS}")
+        return Call(given), form
+
+    def _decode_object(self, value: dict[str, Any], target: Target) -> tuple[Input, Form]:
+        if "input" in value:
+            return input_from_rows(value["input"], target, key="input"), Form.FLASK
+        if "data" in value:
+            return input_from_rows(value["data"], target, key="data"), Form.BARE
+        for key in ("inputs", "instances"):
+            if key in value:
+                return input_from_rows(value[key], target, key=key), Form.PREDICTIONS
+        if "dataframe_split" in value:
+            given = table_from_split(value["dataframe_split"], key="dataframe_split")
+            return given, Form.PREDICTIONS
+        if "dataframe_records" in value:
+            records = value["dataframe_records"]
+            if not isinstance(records, list) or not records:
+                raise BadRequest('"dataframe_records" must be a list of objects')
+            return RowsInput(records), Form.PREDICTIONS
+        raise BadRequest(f"missing key: expected one of {_KEYS}")
+
+    def _decode_for_script(self, request: HttpRequest, target: Target) -> tuple[Call, Form]:
+        if target.info.media:  # the script takes the request itself
+            parameters = {"query": request.query, "target": request.path}
+            return (
+                Call(
+                    TextInput(""),
+                    parameters=parameters,
+                    headers=request.public_headers(),
+                    method=request.method,
+                    body=request.body,
+                ),
+                Form.BARE,
+            )
+        require_json(request)
+        text = decode_text(request.body)
+        value = decode_json(request.body)
+        form = Form.FLASK if isinstance(value, dict) and "input" in value else Form.BARE
+        return Call(TextInput(text), headers=request.public_headers(), body=request.body), form
+
+    def encode(self, output: Output, context: Form, target: Target, exec_ms: float) -> Answer:
+        """The answer in the form that was asked in."""
+        if isinstance(output, RawResponse):
+            kind = next((v for k, v in output.headers if k.lower() == "content-type"), "text/plain")
+            rest = tuple((k, v) for k, v in output.headers if k.lower() != "content-type")
+            failed = "True" if output.status >= 500 else "False"
+            return Answer(
+                output.status,
+                output.body,
+                kind,
+                (*rest, *_run_headers(failed, output.exec_ms)),
+            )
+        if isinstance(output, JsonValue):
+            value, exec_ms = output.value, output.exec_ms
+        else:
+            value = json_value(output)
+        if context is Form.FLASK:
+            if not (isinstance(value, dict) and "result" in value):
+                value = {"result": [value, f"Computed in {exec_ms:.2f} ms"]}
+        elif context is Form.PREDICTIONS:
+            value = {"predictions": value}
+        elif value is None:
+            value = {}
+        return Answer(200, encode_json(value), headers=_run_headers("False", exec_ms))
+
+    def error(self, error: RequestError) -> Answer:
+        """`{"message": …}`."""
+        failed = "True" if error.reason in _RUN_FAILURES else "False"
+        return Answer(
+            error.status,
+            encode_json({"message": error.message}),
+            headers=(*error.headers, ("x-ms-run-function-failed", failed)),
+        )
+
+
+def _run_headers(failed: str, exec_ms: float) -> tuple[tuple[str, str], ...]:
+    return (
+        ("x-ms-run-function-failed", failed),
+        ("x-ms-run-fn-exec-ms", f"{exec_ms:.3f}"),
+    )

@@ -1,0 +1,126 @@
+"""Opening object stores: one fsspec file system per kind of location, its backend imported only when it is needed.
+
+Credentials are read by the backends from the environment that the package's docstring lists; nothing of them passes
+through our own messages.
+"""
+
+import importlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from model_scorer.errors import InvalidSpec, MissingDependency, ModelForbidden
+from model_scorer.fetch.location import Location
+
+_AZURE_CREDENTIALS = (
+    "AZURE_STORAGE_ACCOUNT_KEY",
+    "AZURE_STORAGE_SAS_TOKEN",
+    "AZURE_STORAGE_CONNECTION_STRING",
+    "AZURE_STORAGE_CLIENT_ID",
+    "AZURE_STORAGE_ANON",
+    "AZURE_CLIENT_ID",
+    "AZURE_FEDERATED_TOKEN_FILE",
+    "IDENTITY_ENDPOINT",
+    "MSI_ENDPOINT",
+)
+
+
+def open_store(location: Location, environ: Mapping[str, str]) -> Any:
+    """Return an fsspec file system for a location.
+
+    Args:
+        location: of kind `azure`, `s3`, `gs`, `hf` or `azureml`.
+        environ: decides between credentials and anonymous access.
+
+    Raises:
+        MissingDependency: the backend is not installed.
+        InvalidSpec: the environment and the URI contradict one another, or no account is named.
+        ModelForbidden: the credentials are malformed.
+    """
+    build = {
+        "azure": _open_azure,
+        "s3": _open_s3,
+        "gs": _open_gs,
+        "hf": _open_hf,
+        "azureml": _open_azureml,
+    }
+    try:
+        return build[location.kind](location, environ)
+    except ImportError as err:
+        raise MissingDependency(
+            f"{location.display} needs the Python module {err.name or err}, which this image has not.",
+            hint="Use a scorer image that holds the storage's client library (spec.image).",
+        ) from err
+    except (ValueError, TypeError, KeyError) as err:
+        # The text of the error may hold the credential.
+        raise ModelForbidden(
+            f"The credentials for {location.display} are malformed ({type(err).__name__}).",
+            hint="Check the values in the Secret that spec.storage.secretName names.",
+        ) from None
+
+
+def _open_azure(location: Location, environ: Mapping[str, str]) -> Any:
+    options: dict[str, Any] = dict(location.options)
+    account = options.get("account_name")
+    connection = environ.get("AZURE_STORAGE_CONNECTION_STRING", "")
+    named = re.search(r"(?i)(?:^|;)\s*AccountName=([^;]+)", connection)
+    if account and named and named[1].strip() != account:
+        raise InvalidSpec(
+            f"{location.display} names the storage account {account!r}, AZURE_STORAGE_CONNECTION_STRING is for "
+            f"{named[1].strip()!r}.",
+            hint="Give the connection string of the account that the URI names.",
+        )
+    if not account and not connection and not environ.get("AZURE_STORAGE_ACCOUNT_NAME"):
+        raise InvalidSpec(
+            f"{location.display} names no storage account.",
+            hint="Write abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH, or set AZURE_STORAGE_ACCOUNT_NAME in the "
+            "Secret that spec.storage.secretName names.",
+        )
+    adlfs = importlib.import_module("adlfs")
+    if not any(environ.get(name) for name in _AZURE_CREDENTIALS):
+        options["anon"] = True
+    return adlfs.AzureBlobFileSystem(
+        **options,
+        use_listings_cache=False,
+        skip_instance_cache=True,
+        connection_timeout=10,
+        read_timeout=60,
+    )
+
+
+def _open_s3(location: Location, environ: Mapping[str, str]) -> Any:
+    s3fs = importlib.import_module("s3fs")
+    anonymous = environ.get("AWS_NO_SIGN_REQUEST", "").lower() in ("1", "true", "yes")
+    return s3fs.S3FileSystem(
+        anon=anonymous,
+        use_listings_cache=False,
+        skip_instance_cache=True,
+        config_kwargs={"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 2}},
+    )
+
+
+def _open_gs(location: Location, environ: Mapping[str, str]) -> Any:
+    gcsfs = importlib.import_module("gcsfs")
+    return gcsfs.GCSFileSystem(use_listings_cache=False, skip_instance_cache=True)
+
+
+def _open_hf(location: Location, environ: Mapping[str, str]) -> Any:
+    hub = importlib.import_module("huggingface_hub")
+    return hub.HfFileSystem(
+        endpoint=environ.get("HF_ENDPOINT") or None,
+        token=environ.get("HF_TOKEN") or None,
+        skip_instance_cache=True,
+    )
+
+
+def _open_azureml(location: Location, environ: Mapping[str, str]) -> Any:
+    if "/datastores/" not in location.target or "/workspaces/" not in location.target:
+        raise InvalidSpec(
+            f"{location.display} is not fetched directly: registered models and short datastore URIs need a workspace.",
+            hint="Name the files: azureml://subscriptions/S/resourceGroups/R/workspaces/W/datastores/D/paths/P, or the "
+            "blob container behind the datastore as abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH.",
+        )
+    backend = importlib.import_module("azureml.fsspec")
+    return backend.AzureMachineLearningFileSystem(
+        location.target.partition("/paths/")[0] + "/paths/"
+    )

@@ -1,0 +1,79 @@
+"""The knobs of a fetch, with the values that production uses; tests turn them."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from model_scorer.errors import InvalidSpec
+from model_scorer.fetch.progress import MIB
+from model_scorer.fetch.retry import RetryPolicy
+from model_scorer.fetch.unpack import UnpackLimits
+from model_scorer.fetch.web_session import WebOptions
+
+
+@dataclass(frozen=True, slots=True)
+class TransferOptions:
+    """How bytes are moved.
+
+    Attributes:
+        parallel_threshold_bytes: files at least this large are fetched in parallel ranges.
+        piece_bytes: size of one range.
+        connections: requests at the same time.
+        slow_window_seconds: a connection is given up that brings less than `slow_window_bytes` in this time.
+        slow_window_bytes: see there.
+        max_files: most files of a folder.
+    """
+
+    parallel_threshold_bytes: int = 64 * MIB
+    piece_bytes: int = 16 * MIB
+    connections: int = 4
+    slow_window_seconds: float = 30.0
+    slow_window_bytes: int = 30 * 1024
+    max_files: int = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class FetchOptions:
+    """Everything that a fetch does not find in `Settings`.
+
+    Attributes:
+        retry: patience.
+        web: HTTP requests.
+        transfer: ranges and limits.
+        unpack: bounds of an archive.
+        cache_dir: models by digest, outliving the pod; None for no cache.
+        source_dir: where the operator mounts the volume of an `oci:` or `pvc:` URI.
+        environ: credentials for object stores.
+    """
+
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    web: WebOptions = field(default_factory=WebOptions)
+    transfer: TransferOptions = field(default_factory=TransferOptions)
+    unpack: UnpackLimits = field(default_factory=UnpackLimits)
+    cache_dir: Path | None = None
+    source_dir: Path = Path("/mnt/source")
+    environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Self:
+        """Read `SCORER_CACHE_DIR`, `SCORER_SOURCE_DIR` and `SCORER_FETCH_CONNECTIONS`; absent or empty is the default.
+
+        Raises:
+            InvalidSpec: a value that makes no sense.
+        """
+        connections = environ.get("SCORER_FETCH_CONNECTIONS", "").strip() or "4"
+        if not connections.isdecimal() or not 1 <= int(connections) <= 32:
+            raise InvalidSpec(
+                f"SCORER_FETCH_CONNECTIONS must be between 1 and 32, got {connections!r}.",
+                hint="Correct it in spec.env.",
+            )
+        cache = environ.get("SCORER_CACHE_DIR", "").strip()
+        return cls(
+            web=WebOptions(environ=environ),
+            transfer=TransferOptions(connections=int(connections)),
+            cache_dir=Path(cache) if cache else None,
+            source_dir=Path(environ.get("SCORER_SOURCE_DIR", "").strip() or "/mnt/source"),
+            environ=environ,
+        )

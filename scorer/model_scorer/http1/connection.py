@@ -1,0 +1,494 @@
+"""One client connection: bytes → complete requests → responses in order, with limits on everything a client controls.
+
+Requests of one connection are answered one after the other; what is pipelined behind waits unparsed in the socket.
+Whoever is slow, too large or malformed gets its 4xx and is disconnected; nobody else notices.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum, auto
+from time import monotonic
+from typing import Any, Protocol, cast
+
+import httptools
+
+from model_scorer.dialects.protocol import HttpRequest
+from model_scorer.errors import (
+    BadRequest,
+    HeadersTooLarge,
+    PayloadTooLarge,
+    RequestError,
+    RequestTimeout,
+    UriTooLong,
+)
+from model_scorer.http1.responses import CONTINUE, render_head
+
+
+@dataclass(frozen=True, slots=True)
+class HttpLimits:
+    """What one connection may take.
+
+    Attributes:
+        max_body_bytes: beyond it 413.
+        max_head_bytes: request line and headers together; beyond it 431.
+        max_target_bytes: beyond it 414.
+        max_headers: number of header lines.
+        head_seconds: from the first byte to the end of the headers.
+        body_seconds: for the body, beside a second for each `body_rate` bytes already received.
+        body_rate: bytes a second that a slow but honest client must reach.
+        idle_seconds: between requests.
+        write_seconds: for a client that does not read its answer.
+    """
+
+    max_body_bytes: int
+    max_head_bytes: int = 16 * 1024
+    max_target_bytes: int = 8 * 1024
+    max_headers: int = 100
+    head_seconds: float = 10.0
+    body_seconds: float = 30.0
+    body_rate: float = 64 * 1024.0
+    idle_seconds: float = 75.0
+    write_seconds: float = 30.0
+
+
+class Phase(Enum):
+    """What a connection waits for."""
+
+    IDLE = auto()
+    HEAD = auto()
+    BODY = auto()
+    ANSWER = auto()
+
+
+class Exchange:
+    """A request and its way to the response.
+
+    Attributes:
+        connection: where it came from.
+        request: complete.
+        keep_alive: whether the client wants the connection to stay open.
+        http_1_0: the client speaks HTTP/1.0.
+        received_at: monotonic time of its last byte.
+    """
+
+    __slots__ = ("connection", "http_1_0", "keep_alive", "received_at", "request", "state")
+
+    def __init__(
+        self,
+        connection: Connection,
+        request: HttpRequest,
+        keep_alive: bool,
+        http_1_0: bool,
+        received_at: float,
+    ) -> None:
+        self.connection = connection
+        self.request = request
+        self.keep_alive = keep_alive
+        self.http_1_0 = http_1_0
+        self.received_at = received_at
+        self.state: Any = None
+
+
+class Handler(Protocol):
+    """Who answers requests."""
+
+    closing: bool
+    limits: HttpLimits
+    paths: dict[bytes, str]
+
+    def handle(self, exchange: Exchange) -> None:
+        """Answer a request, now or later, by `exchange.connection.respond`; never raises."""
+        ...
+
+    def refuse(self, connection: Connection, error: RequestError, target: str) -> None:
+        """Answer a request that could not be read to its end."""
+        ...
+
+    def disconnected(self, exchange: Exchange) -> None:
+        """The client went away before its answer."""
+        ...
+
+    def opened(self, connection: Connection) -> None:
+        """A connection was made."""
+        ...
+
+    def closed(self, connection: Connection) -> None:
+        """A connection is gone."""
+        ...
+
+
+class Connection(asyncio.Protocol):
+    """The protocol of one connection.
+
+    Args:
+        handler: who answers.
+        loop: the event loop.
+    """
+
+    __slots__ = (
+        "_body",
+        "_chunks",
+        "_exchange",
+        "_handler",
+        "_head_bytes",
+        "_headers",
+        "_loop",
+        "_parser",
+        "_paused",
+        "_pending",
+        "_refused",
+        "_since",
+        "_started",
+        "_target",
+        "_transport",
+        "_write_paused",
+        "phase",
+        "remote",
+    )
+
+    def __init__(self, handler: Handler, loop: asyncio.AbstractEventLoop) -> None:
+        self._handler = handler
+        self._loop = loop
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpRequestParser(self)
+        self._headers: dict[bytes, bytes] = {}
+        self._head_bytes = 0
+        self._target = b""
+        self._body = b""
+        self._chunks: bytearray | None = None
+        self._exchange: Exchange | None = None
+        self._pending: deque[Exchange] = deque()
+        self._paused = False
+        self._write_paused = False
+        self._refused = False
+        self._started = False
+        self._since = monotonic()
+        self.phase = Phase.IDLE
+        self.remote = ""
+
+    # ----------------------------------------------------------------------------------------- asyncio's callbacks
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by the loop."""
+        # A cast, for uvloop's transports have asyncio's methods and not its base class.
+        self._transport = cast(asyncio.Transport, transport)
+        peer = transport.get_extra_info("peername")
+        self.remote = str(peer[0]) if isinstance(peer, tuple) else ""
+        self._handler.opened(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called by the loop; what was asked and not answered is given up."""
+        self._transport = None
+        exchange, self._exchange = self._exchange, None
+        self._pending.clear()
+        if exchange is not None:
+            self._handler.disconnected(exchange)
+        self._handler.closed(self)
+
+    def eof_received(self) -> bool:
+        """The client sends no more; it may still read, so what it asked is answered first."""
+        if self._exchange is None:
+            return False
+        self._exchange.keep_alive = False
+        if self._pending:
+            self._exchange.keep_alive = True
+            self._pending[-1].keep_alive = False
+        return True
+
+    def pause_writing(self) -> None:
+        """The client does not read as fast as we write."""
+        self._write_paused = True
+        self._since = monotonic()
+
+    def resume_writing(self) -> None:
+        """It caught up."""
+        self._write_paused = False
+        self._since = monotonic()
+        self._pump()
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the loop."""
+        if self._refused:
+            self._discard(len(data))
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            # No protocol is offered for an upgrade: the request was answered as it is, what follows it is unknown.
+            self._refused = True
+        except httptools.HttpParserError as err:
+            if not self._refused:
+                self._refuse(BadRequest(f"malformed HTTP request: {type(err).__name__}"))
+        if self.phase is Phase.HEAD:
+            # One endless header, or endlessly many: the parser would go on collecting them.
+            self._head_bytes += len(data)
+            if self._head_bytes > self._handler.limits.max_head_bytes and not self._refused:
+                self._refuse(HeadersTooLarge("the request's headers are too large"))
+
+    def _discard(self, size: int) -> None:
+        """Read on for a moment after a refusal, so that the client sees it; but not for ever."""
+        self._head_bytes += size
+        limit = MAX_DISCARDED_BYTES if self._started else self._handler.limits.max_head_bytes * 16
+        if self._head_bytes > limit and self._transport is not None:
+            self._transport.abort()
+
+    # ---------------------------------------------------------------------------------------- the parser's callbacks
+
+    def on_message_begin(self) -> None:
+        """A request's first byte."""
+        self._headers = {}
+        self._target = b""
+        self._body = b""
+        self._chunks = None
+        self._started = False
+        if self._exchange is None:
+            self.phase = Phase.HEAD
+            self._head_bytes = 0
+            self._since = monotonic()
+
+    def on_url(self, url: bytes) -> None:
+        """A piece of the target."""
+        self._target += url
+        if len(self._target) > self._handler.limits.max_target_bytes and not self._refused:
+            self._refuse(UriTooLong("the request target is too long"))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header; after the body, a trailer, which is ignored."""
+        if not self._started:
+            self._headers[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        """The headers are there: the last moment to refuse a body."""
+        self._started = True
+        if self._refused:
+            return
+        limits = self._handler.limits
+        headers = self._headers
+        if (
+            len(headers) > limits.max_headers
+            or sum(map(len, headers.values())) > limits.max_head_bytes
+        ):
+            self._refuse(HeadersTooLarge("the request's headers are too large"))
+            return
+        length = headers.get(b"content-length")
+        if length is not None and (len(length) > 18 or int(length) > limits.max_body_bytes):
+            self._refuse(_too_large(limits))
+            return
+        if self._exchange is None:
+            self.phase = Phase.BODY
+        if (
+            b"expect" in headers
+            and headers[b"expect"].lower() == b"100-continue"
+            and self._exchange is None
+            and self._transport is not None
+        ):
+            self._transport.write(CONTINUE)
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body."""
+        if self._refused:
+            return
+        if not self._body:
+            self._body = body  # nearly always the only one
+        elif self._chunks is None:
+            self._chunks = bytearray(self._body)
+            self._chunks += body
+        else:
+            self._chunks += body
+        if self._received() > self._handler.limits.max_body_bytes:
+            self._refuse(_too_large(self._handler.limits))
+
+    def _received(self) -> int:
+        """Bytes of the body so far."""
+        return len(self._body) if self._chunks is None else len(self._chunks)
+
+    def on_message_complete(self) -> None:
+        """A request is complete."""
+        if self._refused:
+            return
+        parser = self._parser
+        method = parser.get_method()
+        target = self._target
+        path = self._handler.paths.get(target)
+        query = ""
+        if path is None:
+            raw_path, _, raw_query = target.partition(b"?")
+            path, query = raw_path.decode("latin-1"), raw_query.decode("latin-1")
+        exchange = Exchange(
+            self,
+            HttpRequest(
+                "POST" if method == b"POST" else method.decode("ascii"),
+                path,
+                query,
+                self._headers,
+                self._body if self._chunks is None else bytes(self._chunks),
+            ),
+            parser.should_keep_alive() and b"upgrade" not in self._headers,
+            parser.get_http_version() == "1.0",
+            monotonic(),
+        )
+        self._body, self._chunks = b"", None
+        if self._exchange is None and not self._write_paused:
+            self._exchange = exchange
+            self.phase = Phase.ANSWER
+            self._handler.handle(exchange)
+        else:
+            self._pending.append(exchange)
+            if not self._paused and self._transport is not None:
+                self._paused = True
+                self._transport.pause_reading()
+
+    # ------------------------------------------------------------------------------------------------- responses
+
+    def respond(
+        self,
+        exchange: Exchange,
+        status: int,
+        content_type: str,
+        body: bytes,
+        lines: str,
+    ) -> None:
+        """Write the whole response of the current exchange; nothing happens if the client is gone.
+
+        Args:
+            exchange: the current one.
+            status: HTTP status.
+            content_type: of the body.
+            body: complete.
+            lines: further headers, as `render_lines` makes them.
+        """
+        transport = self._transport
+        if transport is None or self._exchange is not exchange:
+            return
+        keep_alive = exchange.keep_alive and not self._handler.closing
+        head = render_head(
+            status,
+            content_type,
+            len(body),
+            lines,
+            keep_alive=keep_alive,
+            http_1_0=exchange.http_1_0,
+        )
+        if exchange.request.method == "HEAD":
+            transport.write(head)
+        elif len(body) < 65536:
+            transport.write(head + body)
+        else:
+            transport.writelines((head, body))
+        self.finish(exchange, keep_alive=keep_alive)
+
+    def mark(self, value: int) -> None:
+        """Told with what is due to the client; see `serve/worker.py`."""
+
+    def write_raw(self, exchange: Exchange, data: bytes) -> None:
+        """Write a piece of a response that somebody else frames (Tornado)."""
+        if self._transport is not None and self._exchange is exchange:
+            self._transport.write(data)
+
+    def finish(self, exchange: Exchange, *, keep_alive: bool) -> None:
+        """The current exchange's response is written; go on with the next, or close."""
+        if self._exchange is not exchange:
+            return
+        self._exchange = None
+        self.mark(0)
+        self._since = monotonic()
+        self.phase = Phase.IDLE
+        if not keep_alive or (self._refused and not self._pending):
+            self._pending.clear()
+            self.close()
+        elif self._pending or self._paused:
+            # Not from here: a thousand pipelined requests would be a thousand frames deep.
+            self._loop.call_soon(self._pump)
+
+    def close(self) -> None:
+        """Close after what is already written."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def close_with(self, error: RequestError) -> None:
+        """Answer what is in flight with an error, then close."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None and self._transport is not None:
+            self._handler.refuse(self, error, exchange.request.path)
+        self.close()
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is being received or answered."""
+        return self.phase is Phase.IDLE and self._exchange is None
+
+    def check_patience(self, now: float) -> None:
+        """Disconnect a client that is too slow; called about once a second."""
+        limits = self._handler.limits
+        waited = now - self._since
+        if self._write_paused:
+            if waited > limits.write_seconds and self._transport is not None:
+                self._transport.abort()
+        elif self.phase is Phase.IDLE:
+            if waited > limits.idle_seconds:
+                self.close()
+        elif self.phase is Phase.HEAD:
+            if waited > limits.head_seconds:
+                self._refuse(RequestTimeout("the request's headers took too long"))
+        elif self.phase is Phase.BODY and (
+            waited > limits.body_seconds + self._received() / limits.body_rate
+        ):
+            self._refuse(RequestTimeout("the request's body took too long"))
+
+    def _begin(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self.phase = Phase.ANSWER
+        self._handler.handle(exchange)
+
+    def _pump(self) -> None:
+        """Begin the next pipelined request, or read on."""
+        if self._exchange is not None or self._write_paused or self._transport is None:
+            return
+        if self._pending:
+            exchange = self._pending.popleft()
+            exchange.received_at = monotonic()
+            self._begin(exchange)
+        elif self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+
+    def _refuse(self, error: RequestError) -> None:
+        """Answer with an error and disconnect: what the client sends next has no meaning any more."""
+        self._refused = True
+        if self._transport is None:
+            return
+        if self._exchange is None:
+            self._handler.refuse(self, error, self._target.decode("latin-1"))
+            self.linger()
+        else:
+            self._exchange.keep_alive = (
+                False  # the earlier request is answered first; this one is dropped
+            )
+
+    def write_refusal(self, status: int, content_type: str, body: bytes, lines: str) -> None:
+        """Write a response outside any exchange."""
+        if self._transport is not None:
+            head = render_head(status, content_type, len(body), lines, keep_alive=False)
+            self._transport.write(head + body)
+
+    def linger(self) -> None:
+        """Close in a moment: closing at once, with unread bytes in the socket, would reset the answer away."""
+        transport = self._transport
+        if transport is None:
+            return
+        if transport.can_write_eof():
+            transport.write_eof()
+        self._loop.call_later(LINGER_SECONDS, self.close)
+
+
+# RFC 9112 section 9.6: close the writing side first, and go on reading for a moment.
+LINGER_SECONDS = 1.0
+# A client that sends a body without waiting for 100 sees the 413 only if the body is read.
+MAX_DISCARDED_BYTES = 16 * 1024 * 1024
+
+
+def _too_large(limits: HttpLimits) -> PayloadTooLarge:
+    return PayloadTooLarge(f"the body is larger than {limits.max_body_bytes} bytes")

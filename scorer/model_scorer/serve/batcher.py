@@ -1,0 +1,335 @@
+"""The batcher: what arrived while the model ran is scored in the next call, without a timer; nobody waits for company.
+
+Jobs come in on the event loop and are settled on it. A model that takes well under a millisecond runs right there; all
+others on compute threads. The queue is bounded, deadlines are kept for waiting and for running jobs, a failure of a
+batch is tried again one by one, and a call that never returns costs its thread, not the worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import Protocol
+
+from model_scorer.errors import DeadlineExceeded, ModelFailed, Overloaded
+from model_scorer.runtimes.protocol import Output, Prepared
+from model_scorer.serve.compute import ComputeThread
+
+log = logging.getLogger(__name__)
+
+SWEEP_SECONDS = 0.05
+# A call that outlives the deadlines of all its requests by this much is taken for hung.
+HANG_GRACE_SECONDS = 1.0
+# An inline model that is this slow this many times in a row blocks the loop too much: it moves to the compute thread.
+INLINE_LIMIT_SECONDS = 0.003
+INLINE_LIMIT_CALLS = 20
+
+Execute = Callable[[Sequence[Prepared]], Sequence[Output | Exception]]
+
+
+class Job(Protocol):
+    """A request as the batcher sees it."""
+
+    prepared: Prepared
+    deadline: float
+    queued_at: float
+    settled: bool
+
+    def settle(self, outcome: Output | Exception, exec_seconds: float) -> None:
+        """Take the outcome; called once, on the event loop, and never raises."""
+        ...
+
+
+class BatchObserver(Protocol):
+    """Where the batcher's numbers go."""
+
+    def count_queued(self, seconds: float, jobs: int = 1) -> None:
+        """The wait of jobs that waited together."""
+        ...
+
+    def count_batch(self, rows: int, seconds: float) -> None:
+        """One call of the model."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """What bounds the batcher.
+
+    Attributes:
+        max_rows: rows in one call; a single request may bring more.
+        max_queued: jobs that wait; beyond it `Overloaded`.
+        max_delay_seconds: longest wait for a fuller batch, while others arrive.
+        concurrency: calls at the same time.
+    """
+
+    max_rows: int
+    max_queued: int
+    max_delay_seconds: float = 0.0
+    concurrency: int = 1
+
+
+@dataclass(slots=True, eq=False)
+class _Running:
+    jobs: list[Job]
+    thread: ComputeThread
+    last_deadline: float
+
+
+class Batcher:
+    """Collects jobs and runs the model on them.
+
+    Args:
+        loop: the event loop that all calls come from.
+        execute: the runtime's.
+        limits: see there.
+        inline: run on the event loop; given up by itself when the model turns out to be slow.
+        observer: where numbers go.
+        on_hang: called when a call never returned and its thread was given up.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        execute: Execute,
+        limits: BatchLimits,
+        *,
+        inline: bool,
+        observer: BatchObserver,
+        on_hang: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._loop = loop
+        self._execute = execute
+        self._limits = limits
+        self.inline = inline
+        self._observer = observer
+        self._on_hang = on_hang
+        self._queue: deque[Job] = deque()
+        self._idle: list[ComputeThread] = []
+        self._running: set[_Running] = set()
+        self._scheduled = False
+        self._sweeping = False
+        self._delay: asyncio.TimerHandle | None = None
+        self._mean_seconds = 0.0
+        self._slow_calls = 0
+
+    @property
+    def queued(self) -> int:
+        """Jobs that wait."""
+        return len(self._queue)
+
+    @property
+    def busy(self) -> int:
+        """Calls that run on compute threads."""
+        return len(self._running)
+
+    @property
+    def mean_seconds(self) -> float:
+        """A moving mean of the model's call time."""
+        return self._mean_seconds
+
+    def submit(self, job: Job) -> None:
+        """Queue a job.
+
+        Raises:
+            Overloaded: the queue is full.
+        """
+        queue = self._queue
+        if len(queue) >= self._limits.max_queued:
+            waits = len(queue) * self._mean_seconds / max(1, self._limits.concurrency)
+            raise Overloaded("too many requests are waiting", max(1, min(60, round(waits))))
+        queue.append(job)
+        if not self._scheduled and (self.inline or len(self._running) < self._limits.concurrency):
+            # Not at once: requests that came in the same pass of the loop are scored together.
+            self._scheduled = True
+            self._loop.call_soon(self._dispatch)
+        if not self.inline and not self._sweeping:
+            self._sweeping = True
+            self._loop.call_later(SWEEP_SECONDS, self._sweep)
+
+    def close(self) -> None:
+        """Stop the idle compute threads; running calls are not waited for."""
+        for thread in self._idle:
+            thread.stop()
+        self._idle.clear()
+
+    # --------------------------------------------------------------------------------------------------- batches
+
+    def _dispatch(self) -> None:
+        self._scheduled = False
+        if self.inline:
+            self._run_inline()
+            return
+        while self._queue and len(self._running) < self._limits.concurrency:
+            if self._should_wait():
+                return
+            jobs = self._take_batch(monotonic())
+            if not jobs:
+                return
+            self._start(jobs)
+
+    def _should_wait(self) -> bool:
+        """Whether a fuller batch is worth a wait: only when asked for, and only while requests come close together."""
+        delay = self._limits.max_delay_seconds
+        if not delay or len(self._queue) < 2:
+            return False
+        if sum(job.prepared.rows for job in self._queue) >= self._limits.max_rows:
+            return False
+        due = self._queue[0].queued_at + delay
+        if due <= monotonic():
+            return False
+        if self._delay is None:
+            self._delay = self._loop.call_later(due - monotonic(), self._end_delay)
+        return True
+
+    def _end_delay(self) -> None:
+        self._delay = None
+        self._dispatch()
+
+    def _take_batch(self, now: float) -> list[Job]:
+        """The next jobs of one group, oldest first; those that are too late are settled and left out."""
+        queue = self._queue
+        batch: list[Job] = []
+        passed: list[Job] = []
+        group: Hashable = None
+        rows = 0
+        max_rows = self._limits.max_rows
+        while queue:
+            job = queue.popleft()
+            if job.settled:
+                continue
+            if now >= job.deadline:
+                job.settle(DeadlineExceeded("the deadline passed while the request waited"), 0.0)
+                continue
+            prepared = job.prepared
+            if not batch:
+                group = prepared.group
+            elif prepared.group != group or rows + prepared.rows > max_rows:
+                passed.append(job)
+                # Looking far beyond the first mismatch would cost more than a fuller batch gains.
+                if len(passed) >= 64 or rows >= max_rows:
+                    break
+                continue
+            batch.append(job)
+            rows += prepared.rows
+            if rows >= max_rows:
+                break
+        if passed:
+            queue.extendleft(reversed(passed))
+        if self.inline:
+            # They came in the same pass of the loop: one wait stands for all.
+            if batch:
+                self._observer.count_queued(now - batch[0].queued_at, len(batch))
+        else:
+            for job in batch:
+                self._observer.count_queued(now - job.queued_at)
+        return batch
+
+    def _run_inline(self) -> None:
+        now = monotonic()
+        jobs = self._take_batch(now)
+        if not jobs:
+            return
+        started = time.perf_counter()
+        outcomes = execute_isolated(self._execute, [job.prepared for job in jobs])
+        seconds = time.perf_counter() - started
+        self._note(jobs, seconds)
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            if not job.settled:
+                job.settle(outcome, seconds)
+        self._slow_calls = self._slow_calls + 1 if seconds > INLINE_LIMIT_SECONDS else 0
+        if self._slow_calls >= INLINE_LIMIT_CALLS:
+            log.info("the model is slow: from the event loop to the compute thread")
+            self.inline = False
+        if self._queue and not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._dispatch)
+
+    def _start(self, jobs: list[Job]) -> None:
+        thread = self._idle.pop() if self._idle else ComputeThread()
+        running = _Running(jobs, thread, max(job.deadline for job in jobs))
+        self._running.add(running)
+        batch = [job.prepared for job in jobs]
+        execute, loop, done = self._execute, self._loop, self._done
+
+        def work() -> None:
+            started = time.perf_counter()
+            outcomes = execute_isolated(execute, batch)
+            seconds = time.perf_counter() - started
+            try:
+                loop.call_soon_threadsafe(done, running, outcomes, seconds)
+            except RuntimeError:
+                log.debug("the loop was closed while the model ran")
+
+        thread.submit(work)
+
+    def _done(
+        self, running: _Running, outcomes: Sequence[Output | Exception], seconds: float
+    ) -> None:
+        if running not in self._running:
+            running.thread.stop()  # it was given up as hung, and came back after all
+            return
+        self._running.discard(running)
+        self._idle.append(running.thread)
+        self._note(running.jobs, seconds)
+        # First the next batch, so that the model works while answers are encoded.
+        if self._queue and not self._scheduled:
+            self._dispatch()
+        for job, outcome in zip(running.jobs, outcomes, strict=True):
+            if not job.settled:
+                job.settle(outcome, seconds)
+
+    def _note(self, jobs: list[Job], seconds: float) -> None:
+        mean = self._mean_seconds
+        self._mean_seconds = seconds if not mean else mean + 0.1 * (seconds - mean)
+        self._observer.count_batch(sum([job.prepared.rows for job in jobs]), seconds)
+
+    # ------------------------------------------------------------------------------------------------- deadlines
+
+    def _sweep(self) -> None:
+        """Settle what is too late: waiting jobs are dropped, running ones are answered without their result."""
+        now = monotonic()
+        while self._queue and (self._queue[0].settled or now >= self._queue[0].deadline):
+            job = self._queue.popleft()
+            if not job.settled:
+                job.settle(DeadlineExceeded("the deadline passed while the request waited"), 0.0)
+        for running in list(self._running):
+            for job in running.jobs:
+                if not job.settled and now >= job.deadline:
+                    job.settle(DeadlineExceeded("the model did not answer in time"), 0.0)
+            if now >= running.last_deadline + HANG_GRACE_SECONDS:
+                log.error("a call of the model never returned; its thread is given up")
+                self._running.discard(running)
+                self._on_hang()
+                self._dispatch()
+        if self._queue or self._running:
+            self._loop.call_later(SWEEP_SECONDS, self._sweep)
+        else:
+            self._sweeping = False
+
+
+def execute_isolated(execute: Execute, batch: Sequence[Prepared]) -> Sequence[Output | Exception]:
+    """Run the model; when it fails for a whole batch, run it for each call alone, so that only the guilty fail.
+
+    Returns:
+        One outcome for each call, in order; never raises.
+    """
+    try:
+        outcomes = execute(batch)
+        if len(outcomes) == len(batch):
+            return outcomes
+        failure: Exception = ModelFailed(
+            f"the runtime gave {len(outcomes)} results for {len(batch)} calls"
+        )
+    except Exception as err:
+        failure = err
+    except (SystemExit, KeyboardInterrupt) as err:
+        failure = ModelFailed(f"the model raised {type(err).__name__}")
+    if len(batch) == 1:
+        return [failure]
+    return [execute_isolated(execute, [item])[0] for item in batch]
