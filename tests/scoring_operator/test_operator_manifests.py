@@ -325,3 +325,18 @@ def test_a_framework_image_wins_over_a_device_image(model):
     settings = Settings(images={"cpu": "scorer:cpu", "sklearn": "scorer:sklearn"})
     assert pod(build(model(), settings))["containers"][0]["image"] == "scorer:sklearn"
     assert pod(build(model(framework="onnx"), settings))["containers"][0]["image"] == "scorer:cpu"
+
+
+@pytest.mark.parametrize("version", ["1.35", "1.36", "1.37"])
+def test_manifests_are_valid_in_every_supported_kubernetes(model, version):
+    validator = pytest.importorskip("kubernetes_validate")
+    extensions = {"Certificate", "HTTPRoute"}
+    cases = [
+        build(model(), keys={"primary": "a"}, certificate=(b"c", b"k"), ingress_controller=NGINX),
+        build(model(**FULL), replicas=None, ingress_controller=NGINX, canary_serves=True),
+        build(model(caBundle={"secretName": "ca"}, rollout={"strategy": "Recreate"})),
+    ]
+    for children in cases:
+        for manifest in children.manifests:
+            if manifest["kind"] not in extensions:
+                validator.validate(manifest, version, strict=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import json
 from datetime import UTC, datetime, timedelta
 
@@ -20,6 +22,7 @@ from operator_cluster import (
 
 from scoring_operator.api import Kinds
 from scoring_operator.certificates import read_certificate
+from scoring_operator.cluster import Client
 from scoring_operator.keys import read_keys
 
 
@@ -512,3 +515,41 @@ async def test_nothing_secret_is_in_status_events_annotations_or_logs(api, opera
         ]
     )
     assert not any(key in seen for key in keys)
+
+
+@pytest.mark.parametrize("calls", [13, 15, 17, 19, 22, 25, 28])
+async def test_an_operator_that_dies_at_any_call_is_finished_by_the_next(api, monkeypatch, calls):
+    """The connection breaks for good after so many calls, as seen by a process that is killed there."""
+    left = calls
+    real = Client._call_once
+
+    async def dying(self, *arguments):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise asyncio.CancelledError
+        return await real(self, *arguments)
+
+    await api.create(scoring_model(autoscaling={"minReplicas": 2, "maxReplicas": 3}))
+    with monkeypatch.context() as patch:
+        patch.setattr(Client, "_call_once", dying)
+        with contextlib.suppress(asyncio.CancelledError):
+            async with asyncio.timeout(30), running_operator(api.kubeconfig) as operator:
+                await _until_dead(operator, lambda: left < 0)
+    before = read_keys(await api.get(Kinds.SECRET, "faq-keys"))
+    async with running_operator(api.kubeconfig) as operator:
+        await complete(api)
+        await at_rest(operator)
+    after = read_keys(await api.must_get(Kinds.SECRET, "faq-keys"))
+    assert before in ({}, after)
+    async with running_operator(api.kubeconfig) as operator:
+        await at_rest(operator)
+        assert writes(operator) == 0
+
+
+async def _until_dead(operator, dead):
+    while not dead() and not operator.liveness_problem():
+        if operator.queue.is_idle and writes(operator) and not dead():
+            await at_rest(operator)
+            return
+        await asyncio.sleep(0.01)

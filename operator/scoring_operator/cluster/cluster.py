@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Sequence
 from scoring_operator.api import Key, Kind, Kinds, Manifest, ScoringModel
 from scoring_operator.cluster.client import APPLY, MERGE, Client
 from scoring_operator.cluster.errors import (
-    ClusterError,
     ConflictError,
     ForbiddenError,
     NameTakenError,
@@ -403,6 +402,3 @@ def _trim_owned(manifest: Manifest) -> Manifest:
     metadata = manifest["metadata"]
     managed = [e for e in metadata.get("managedFields") or () if e.get("operation") == "Apply"]
     return {**manifest, "metadata": {**metadata, "managedFields": managed}}
-
-
-__all__ = ["Cluster", "ClusterError"]

@@ -82,7 +82,7 @@ class Informer:
         """
         at = _identity(manifest)
         old = self._objects.get(at)
-        if old is not None and _version(old) >= _version(manifest) and _uid(old) == _uid(manifest):
+        if old is not None and _version(old) >= _version(manifest):
             return False
         if old is not None:
             self._forget(at, old)
@@ -114,6 +114,12 @@ class Informer:
                 # A broken stream can go on where it was; anything else starts from a new list.
                 if not (isinstance(err, TransientError) and err.status == 0):
                     version = ""
+            except Exception:
+                # The outermost edge of this watch: an object that cannot be read must not end it.
+                log.exception("watch of %s failed", self.kind.plural)
+                await asyncio.sleep(wait)
+                wait = min(wait * 2, _LONGEST_WAIT_SECONDS)
+                version = ""
 
     async def _list(self) -> str:
         """Replace the cache by what the server has; report what came, changed and went meanwhile."""
