@@ -8,9 +8,13 @@ https://learn.microsoft.com/azure/machine-learning/how-to-inference-server-http
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+import numpy as np
+
+from model_scorer.dialects.blobs import blob_from_body
 from model_scorer.dialects.inputs import input_from_rows, json_value, table_from_split
 from model_scorer.dialects.protocol import (
     Answer,
@@ -22,6 +26,7 @@ from model_scorer.dialects.protocol import (
 from model_scorer.errors import BadRequest, RequestError
 from model_scorer.json_text import decode_json, encode_json
 from model_scorer.runtimes.protocol import (
+    BlobsInput,
     Call,
     Input,
     JsonValue,
@@ -45,19 +50,38 @@ class Form(Enum):
     PREDICTIONS = "predictions"
 
 
+@dataclass(frozen=True, slots=True)
+class KeyedFiles:
+    """The Flask servers' form for files: `{"input": {"image": base64}}` → `{"result": [{"image": answer}, …]}`.
+
+    Attributes:
+        keys: in the request's order.
+    """
+
+    keys: tuple[str, ...]
+
+
 class ScoreDialect:
     """The codec of `/score`."""
 
     name = "score"
 
-    def decode(self, request: HttpRequest, target: Target) -> tuple[Call, Form]:
+    def decode(self, request: HttpRequest, target: Target) -> tuple[Call, Form | KeyedFiles]:
         """See the module; score scripts get the body as text."""
         if target.info.scripted:
             return self._decode_for_script(request, target)
+        blob = blob_from_body(request, target)
+        if blob is not None:
+            return Call(blob), Form.BARE
         require_json(request)
         value = decode_json(request.body)
+        form: Form | KeyedFiles
         if isinstance(value, dict):
             given, form = self._decode_object(value, target)
+            if form is Form.FLASK and isinstance(given, BlobsInput):
+                keys = tuple(blob.key for blob in given.blobs)
+                if all(keys):
+                    form = KeyedFiles(keys)
         elif isinstance(value, list):
             given, form = input_from_rows(value, target, key="body"), Form.BARE
         else:
@@ -101,7 +125,9 @@ class ScoreDialect:
         form = Form.FLASK if isinstance(value, dict) and "input" in value else Form.BARE
         return Call(TextInput(text), headers=request.public_headers(), body=request.body), form
 
-    def encode(self, output: Output, context: Form, target: Target, exec_ms: float) -> Answer:
+    def encode(
+        self, output: Output, context: Form | KeyedFiles, target: Target, exec_ms: float
+    ) -> Answer:
         """The answer in the form that was asked in."""
         if isinstance(output, RawResponse):
             kind = next((v for k, v in output.headers if k.lower() == "content-type"), "text/plain")
@@ -117,7 +143,11 @@ class ScoreDialect:
             value, exec_ms = output.value, output.exec_ms
         else:
             value = json_value(output)
-        if context is Form.FLASK:
+        if isinstance(context, KeyedFiles):
+            items = value.tolist() if isinstance(value, np.ndarray) else value
+            keyed = dict(zip(context.keys, items, strict=True))
+            value = {"result": [keyed, f"Computed in {exec_ms:.2f} ms"]}
+        elif context is Form.FLASK:
             if not (isinstance(value, dict) and "result" in value):
                 value = {"result": [value, f"Computed in {exec_ms:.2f} ms"]}
         elif context is Form.PREDICTIONS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from model_scorer.dialects.blobs import blobs_from_json
 from model_scorer.dialects.protocol import Target
 from model_scorer.errors import BadRequest
 from model_scorer.runtimes.protocol import Array, Input, Prediction, RowsInput, TableInput
@@ -20,6 +21,10 @@ def input_from_rows(value: Any, target: Target, *, key: str) -> Input:
         target: the model.
         key: where it was found, for messages.
     """
+    if target.info.media:
+        blobs = blobs_from_json(value)
+        if blobs is not None:
+            return blobs
     if isinstance(value, dict | str):
         return RowsInput([value])
     if not isinstance(value, list):

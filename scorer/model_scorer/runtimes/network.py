@@ -6,14 +6,15 @@ client can get wrong is decided here, so that an engine sees arrays of one dtype
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from model_scorer.errors import InvalidInput, NotSupported, RequestError
-from model_scorer.images import Preprocess, decode_image, fit_image
+from model_scorer.errors import BadRequest, InvalidInput, NotSupported, RequestError
+from model_scorer.images import Preprocess, decode_base64, decode_image, fit_image, sniff_image
 from model_scorer.runtimes.network_config import NetworkConfig, check_labels
 from model_scorer.runtimes.protocol import (
     Array,
@@ -31,6 +32,7 @@ from model_scorer.runtimes.protocol import (
     TensorSpec,
     stack_rows,
 )
+from model_scorer.settings import Settings
 
 _OUTPUT = "scores"
 _DATATYPES = {
@@ -39,6 +41,18 @@ _DATATYPES = {
     np.dtype(np.int64): "INT64",
     np.dtype(np.uint8): "UINT8",
 }
+
+
+# Under these keys clients put an image into an object; an object with one key may call it as it likes.
+_IMAGE_KEYS = ("b64", "image", "image_bytes", "image_base64", "data", "input", "content")
+_NESTED_OBJECTS = 3
+# Inputs that a client may name without knowing the network's own name for it.
+_INPUT_NAMES = frozenset({"input", "inputs", "image", "images", "data", "input-0", "input_0"})
+
+
+def count_cores(settings: Settings) -> int:
+    """Cores to compute on: what the server found in the cgroup's quota, else the affinity mask."""
+    return settings.workers or len(os.sched_getaffinity(0))
 
 
 class Engine(Protocol):
@@ -163,29 +177,37 @@ class NetworkRuntime:
             )
         if isinstance(given, BlobsInput):
             return self._prepare_images(given.blobs)
-        if isinstance(given, RowsInput):
-            return self._prepare_numbers(given.rows)
-        if isinstance(given, TableInput):
+        if isinstance(given, RowsInput | TableInput):
+            if self._config.preprocess is not None and any(map(_may_hold_image, given.rows)):
+                return self._prepare_images(given.rows)
             return self._prepare_numbers(given.rows)
         if isinstance(given, TensorsInput):
             return self._prepare_tensors(given.tensors)
         raise InvalidInput("this model takes images or numbers, and the body is neither")
 
-    def _prepare_images(self, blobs: Sequence[Blob]) -> Prepared:
+    def _prepare_images(self, items: Sequence[Any]) -> Prepared:
+        """Decode files: blobs, or JSON values with base64 in them."""
         how = self._config.preprocess
         if how is None:
             raise NotSupported("this model takes no images: its model.yaml has no `preprocess`")
         rows, errors = [], {}
-        for position, blob in enumerate(blobs):
+        for position, item in enumerate(items):
             try:
-                rows.append(fit_image(decode_image(blob.data, target_side=how.target_side), how))
+                image = decode_image(find_file(item), target_side=how.target_side)
+                rows.append(fit_image(image, how))
             except RequestError as err:
                 errors[position] = err
         if not rows:
             raise errors[0] if errors else InvalidInput("the request has no image")
+        shapes = {row.shape for row in rows}
+        if len(shapes) > 1:
+            raise InvalidInput(
+                "images of one request must be equally large where model.yaml's preprocess neither crops nor resizes to "
+                f"[height, width]; got {sorted(shape[:2] for shape in shapes)}"
+            )
         batch = np.stack(rows) if len(rows) > 1 else rows[0][None]
         return Prepared(
-            NetworkPayload(batch, errors, len(blobs)), len(rows), ("images", batch.shape[1:])
+            NetworkPayload(batch, errors, len(items)), len(rows), ("images", batch.shape[1:])
         )
 
     def _prepare_numbers(self, rows: Sequence[Any]) -> Prepared:
@@ -201,14 +223,10 @@ class NetworkRuntime:
                 f"one input {self._input.name!r} is expected, got {len(tensors)}: {sorted(tensors)}"
             )
         name, batch = next(iter(tensors.items()))
-        if name not in (self._input.name, "input", "inputs", "image", "images", "data"):
+        if name != self._input.name and name not in _INPUT_NAMES:
             raise InvalidInput(f"no input {name!r}: this model has the input {self._input.name!r}")
         if batch.dtype == object:
-            blobs = [
-                Blob(item if isinstance(item, bytes) else str(item).encode())
-                for item in batch.reshape(-1)
-            ]
-            return self._prepare_images(blobs)
+            return self._prepare_images(batch.reshape(-1).tolist())
         return self._prepared(batch.astype(self._dtype, copy=False))
 
     def _prepared(self, batch: Array) -> Prepared:
@@ -216,10 +234,13 @@ class NetworkRuntime:
         if batch.ndim < 1 or len(batch) < 1:
             raise InvalidInput(f"at least one row is needed, each of {self._wanted()}")
         if wanted is not None and batch.shape[1:] != wanted:
-            if batch[0].size != int(np.prod(wanted)):
+            if batch.shape == wanted:  # one row without the batch axis
+                batch = batch[None]
+            elif batch[0].size != int(np.prod(wanted)):
                 got = list(batch.shape[1:])
                 raise InvalidInput(f"each row must have {self._wanted()}, got shape {got}")
-            batch = batch.reshape(len(batch), *wanted)
+            else:
+                batch = batch.reshape(len(batch), *wanted)
         return Prepared(
             NetworkPayload(np.ascontiguousarray(batch), {}, len(batch)),
             len(batch),
@@ -235,7 +256,7 @@ class NetworkRuntime:
     def execute(self, batch: Sequence[Prepared]) -> Sequence[Output | Exception]:
         """Score prepared calls in one forward pass; see `Runtime.execute`."""
         payloads: list[NetworkPayload] = [item.payload for item in batch]
-        scores = self._engine.forward(stack_rows([payload.batch for payload in payloads]))
+        scores = self._forward(stack_rows([payload.batch for payload in payloads]))
         shown = self._show(scores) if self._config.classifies and scores.ndim == 2 else None
         outputs: list[Output | Exception] = []
         start = 0
@@ -247,6 +268,16 @@ class NetworkRuntime:
             outputs.append(Prediction({_OUTPUT: scores[start:end]}, own))
             start = end
         return outputs
+
+    def _forward(self, rows: Array) -> Array:
+        """Score rows in calls of no more than the engine's largest batch: one request may bring any number."""
+        most = self._info.max_batch_rows or len(rows)
+        if len(rows) <= most:
+            return self._engine.forward(rows)
+        parts = [
+            self._engine.forward(rows[start : start + most]) for start in range(0, len(rows), most)
+        ]
+        return np.concatenate(parts)
 
     def _show(self, scores: Array) -> list[Any]:
         count = min(self._config.top_k, scores.shape[1])
@@ -301,3 +332,43 @@ class NetworkRuntime:
     def close(self) -> None:
         """Give back the device's memory."""
         self._engine.close()
+
+
+def _may_hold_image(row: Any) -> bool:
+    if isinstance(row, list) and len(row) == 1:
+        row = row[0]
+    return isinstance(row, str | bytes | dict)
+
+
+def find_file(item: Any) -> bytes:
+    """The file in what a client sent for one image.
+
+    Args:
+        item: a blob; the file's bytes; its base64; `{"b64": …}`, `{"image": …}`, `{"image": {"b64": …}}` and the like, or a
+            list with one of these.
+
+    Raises:
+        BadRequest: none of these, or base64 that is none.
+    """
+    for _ in range(_NESTED_OBJECTS):
+        if isinstance(item, list) and len(item) == 1:
+            item = item[0]
+        if not isinstance(item, dict):
+            break
+        key = next((key for key in _IMAGE_KEYS if key in item), None)
+        if key is None and len(item) == 1:
+            key = next(iter(item))
+        if key is None:
+            raise BadRequest(
+                f'no image in an object with the keys {sorted(item)[:5]}: expected {{"b64": "…"}} or {{"image": "…"}}'
+            )
+        item = item[key]
+    if isinstance(item, Blob):
+        return item.data
+    if isinstance(item, bytes):
+        return item
+    if isinstance(item, str):
+        # Bytes that happen to be UTF-8 reach us as text; only a WebP file could.
+        raw = item.encode("utf-8", "surrogatepass") if item.startswith("RIFF") else b""
+        return raw if sniff_image(raw) else decode_base64(item)
+    raise BadRequest(f"an image is a base64 text, got {type(item).__name__}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 import zipfile
 from pathlib import Path
@@ -18,13 +19,22 @@ import torch
 
 from model_scorer.errors import InvalidSpec, LoadFailed, MissingDependency, UnsafePickle
 from model_scorer.runtimes.model_folder import ModelFolder
+from model_scorer.runtimes.pytorch_export_gate import check_export
 
 SUFFIXES = (".pt2", ".pt", ".pth", ".safetensors", ".bin")
 _SHOWN_KEYS = 5
+_SCRIPT_FILES = re.compile(rb"\b(from_file|torch\.(save|load)|ops\.aten\.(save|load))\s*\(")
 
 
-def load_module(folder: ModelFolder, device: torch.device) -> tuple[torch.nn.Module, str]:
+def load_module(
+    folder: ModelFolder, device: torch.device, *, trust: bool = False
+) -> tuple[torch.nn.Module, str]:
     """Load the folder's network.
+
+    Args:
+        folder: the model folder.
+        device: where the network goes.
+        trust: whoever deployed the model vouches for it (`trustPickle`).
 
     Returns:
         The module in evaluation mode on the device, and its platform: `pytorch_export`, `pytorch_torchscript` or
@@ -39,9 +49,9 @@ def load_module(folder: ModelFolder, device: torch.device) -> tuple[torch.nn.Mod
     path = folder.find_model_file(SUFFIXES)
     kind = _kind_of(path)
     if kind == "pytorch_export":
-        module = _load_export(path, device)
+        module = _load_export(path, device, trust=trust)
     elif kind == "pytorch_torchscript":
-        module = _load_torchscript(path, device)
+        module = _load_torchscript(path, device, trust=trust)
     else:
         module = _load_weights(folder, path, device)
     return module, kind
@@ -65,14 +75,16 @@ def _kind_of(path: Path) -> str:
     return "pytorch_weights"
 
 
-def _load_export(path: Path, device: torch.device) -> torch.nn.Module:
+def _load_export(path: Path, device: torch.device, *, trust: bool) -> torch.nn.Module:
+    check_export(path, trust=trust)
     try:
         program = torch.export.load(path)
         if device.type != "cpu":
             from torch.export.passes import move_to_device_pass
 
             program = move_to_device_pass(program, device)
-        module: torch.nn.Module = program.module()
+        # Guards are Python source in the archive; the runtime checks the shapes of rows itself.
+        module: torch.nn.Module = program.module(check_guards=False)
     except Exception as err:
         raise LoadFailed(
             f"{path.name} is no torch.export program that torch {torch.__version__} can read: "
@@ -82,15 +94,20 @@ def _load_export(path: Path, device: torch.device) -> torch.nn.Module:
     return module
 
 
-def _load_torchscript(path: Path, device: torch.device) -> torch.nn.Module:
-    if device.type == "cpu":
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if name.endswith(".py") and b'torch.device("cuda' in archive.read(name):
-                    raise LoadFailed(
-                        f"{path.name} was traced on a GPU: its code names the device cuda",
-                        "set `device: gpu`, or trace it again on the CPU",
-                    )
+def _load_torchscript(path: Path, device: torch.device, *, trust: bool) -> torch.nn.Module:
+    with zipfile.ZipFile(path) as archive:
+        sources = [archive.read(name) for name in archive.namelist() if name.endswith(".py")]
+    # TorchScript is read by torch's own parser and unpickler, which know no Python; these are its ways to files.
+    if not trust and any(_SCRIPT_FILES.search(source) for source in sources):
+        raise UnsafePickle(
+            f"{path.name} reads or writes files when it is run; it was not loaded",
+            "if you trust whoever made the file, set spec.trustPickle: true; otherwise save the network without it",
+        )
+    if device.type == "cpu" and any(b'torch.device("cuda' in source for source in sources):
+        raise LoadFailed(
+            f"{path.name} was traced on a GPU: its code names the device cuda",
+            "set `device: gpu`, or trace it again on the CPU",
+        )
     try:
         module: torch.nn.Module = torch.jit.load(str(path), map_location=device)
     except Exception as err:

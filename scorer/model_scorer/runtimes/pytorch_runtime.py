@@ -57,7 +57,7 @@ def load(folder: ModelFolder, settings: Settings) -> NetworkRuntime:
             "use precision bfloat16 on the CPU, or `device: gpu`",
         )
     torch.set_grad_enabled(False)
-    module, platform = load_module(folder, device)
+    module, platform = load_module(folder, device, trust=settings.trust_pickle)
     scored = Scored(module, config.preprocess, config.activation, dtype)
     try:
         scored.network.to(dtype)

@@ -81,6 +81,15 @@ def missing_module(err: ModuleNotFoundError) -> MissingDependency:
     )
 
 
+def must_load_in_worker(settings: Settings) -> bool:
+    """Whether each worker must load the model for itself; imports the runtime's module to ask it.
+
+    Raises:
+        ScorerError: there is no model folder, or the runtime's module cannot be imported.
+    """
+    return find_module(open_model_folder(settings.model_dir), settings).load_in_worker(settings)
+
+
 def open_and_load(settings: Settings) -> Runtime:
     """`open_model_folder` and `load_runtime` for the settings' folder."""
     return load_runtime(open_model_folder(settings.model_dir), settings)

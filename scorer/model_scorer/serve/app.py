@@ -367,11 +367,12 @@ class ScoringApp:
             lines += f"x-ms-request-id: {client or request_id}\r\n"
             if client:
                 lines += f"x-ms-client-request-id: {client}\r\n"
+        # Counted before it is sent: whoever has the answer finds it in the metrics.
+        seconds = monotonic() - exchange.received_at
+        self._slot.count_request(job.route.index, answer.status, seconds)
         exchange.connection.respond(
             exchange, answer.status, answer.content_type, answer.body, lines
         )
-        seconds = monotonic() - exchange.received_at
-        self._slot.count_request(job.route.index, answer.status, seconds)
         if not self._log.wants(answer.status):
             return
         self._log.log(
@@ -449,6 +450,11 @@ class ScoringApp:
             self._keys.refresh()
         for connection in list(self._connections):
             connection.check_patience(now)
+
+    def move_to(self, slot: WorkerSlot) -> None:
+        """Count elsewhere from now on."""
+        self._slot = slot
+        self._ints = slot.ints
 
     def begin_closing(self) -> None:
         """From now on every answer ends its connection."""

@@ -51,7 +51,7 @@ def run_loader(
     try:
         started = time.monotonic()
         if load_here:
-            runtime = load_model(settings)
+            runtime = load_model(settings)  # None where it would not survive the fork
         # The server's modules too are imported once, before the fork.
         import model_scorer.serve.worker  # noqa: F401
 
@@ -69,11 +69,21 @@ def run_loader(
     os._exit(0)
 
 
-def load_model(settings: Settings) -> Runtime:
-    """Load the model; whatever goes wrong becomes one of our errors, its traceback goes to the log."""
-    from model_scorer.runtimes.registry import open_and_load
+def load_model(settings: Settings, *, in_worker: bool = False) -> Runtime | None:
+    """Load the model; whatever goes wrong becomes one of our errors, its traceback goes to the log.
+
+    Args:
+        settings: of the scorer.
+        in_worker: this process will serve; else nothing is loaded that would not survive a fork.
+
+    Returns:
+        The runtime, or None when it must be loaded in the worker.
+    """
+    from model_scorer.runtimes.registry import must_load_in_worker, open_and_load
 
     try:
+        if not in_worker and must_load_in_worker(settings):
+            return None
         return open_and_load(settings)
     except ScorerError as err:
         if err.__cause__ is not None:

@@ -18,12 +18,12 @@ import os
 import signal
 import socket
 import time
-from collections import deque
 from typing import Any
 
 from model_scorer.errors import LoadFailed, OutOfMemory, ScorerError
 from model_scorer.serve.cpus import count_cpus, derive_workers, limit_threads
-from model_scorer.serve.listening import BACKLOG, bind, raise_descriptor_limit
+from model_scorer.serve.doorman import Doorman
+from model_scorer.serve.listening import bind, raise_descriptor_limit
 from model_scorer.serve.loader import run_loader
 from model_scorer.serve.messages import error_of, make_pair, receive, send
 from model_scorer.serve.shared import (
@@ -31,7 +31,6 @@ from model_scorer.serve.shared import (
     CLOSED,
     HEARTBEAT_MS,
     IN_FLIGHT,
-    MAX_TRACKED,
     PID,
     QUEUED,
     STATE,
@@ -48,7 +47,6 @@ HEARTBEAT_GRACE_SECONDS = 10.0
 RESPAWN_SECONDS = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
 # A worker that served this long earned a replacement without delay.
 STABLE_SECONDS = 30.0
-ACCEPTS_PER_PASS = 64
 
 
 def run_supervisor(settings: Settings) -> int:
@@ -70,7 +68,7 @@ def run_supervisor(settings: Settings) -> int:
     stats = SharedStats(workers)
     supervisor = Supervisor(settings, workers, stats, scoring, probing, started)
     # Forked before anything else is imported, so that loading begins at once and runs beside our own imports.
-    supervisor.fork_loader(load_here=settings.device != "gpu")
+    supervisor.fork_loader(load_here=True)
     return asyncio.run(supervisor.run())
 
 
@@ -116,16 +114,12 @@ class Supervisor:
         self._workers = [_Worker(slot) for slot in range(workers)]
         # Replaced workers that still answer what they have.
         self._retired: dict[int, socket.socket] = {}
-        # Open connections by number, with the channel of the worker that has them: a second descriptor of each stays
-        # here, so that somebody can answer when a worker dies on a request.
-        self._held: dict[int, tuple[socket.socket, socket.socket]] = {}
-        self._free_numbers = deque(range(MAX_TRACKED))
+        self._doorman = Doorman(scoring, stats, self._find_takers)
         self._loader: socket.socket | None = None
         self._loader_pid = 0
         self._load_here = True
         self._model_ready = False
         self._draining = False
-        self._accepting = False
         self._keys_problem = ""
         self._last_keys_look = 0.0
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -289,6 +283,14 @@ class Supervisor:
         if not self._ended.done():
             self._fail(describe_death(os.waitstatus_to_exitcode(status), "loading the model"))
 
+    def _find_takers(self) -> list[tuple[int, socket.socket]]:
+        """Slot and channel of each worker that may get connections."""
+        return [
+            (worker.slot, worker.channel)
+            for worker in self._workers
+            if worker.ready and worker.channel is not None
+        ]
+
     def _spawn(self, worker: _Worker) -> None:
         if self._ended.done() or self._loader is None:
             return
@@ -323,7 +325,7 @@ class Supervisor:
             elif kind == "ready":
                 self._on_ready(worker, message)
             elif kind == "closed":
-                self._let_go(message["numbers"])
+                self._doorman.let_go(message["numbers"])
             elif kind == "hung" and worker.channel is channel:
                 self._retire(worker)
 
@@ -342,16 +344,16 @@ class Supervisor:
             self._facts.version = message["version"]
             self._facts.phases["warm_up"] = message["warm_up_seconds"]
             self._facts.phases["start"] = time.monotonic() - self._started
-            self._scoring.listen(BACKLOG)
+            self._doorman.listen()
             log.info("ready", extra={"seconds": round(self._facts.phases["start"], 3)})
         if self._model_ready:
-            self._set_accepting(True)
+            self._doorman.set_accepting(True)
 
     def _on_exit(self, number: int, pid: int, code: int) -> None:
         retired = self._retired.pop(pid, None)
         if retired is not None:
             self._loop.remove_reader(retired.fileno())
-            self._answer_for(retired)
+            self._doorman.answer_for(retired)
             retired.close()
             return
         worker = self._workers[number]
@@ -365,8 +367,8 @@ class Supervisor:
                     if received[0]["kind"] == "failed" and not self._model_ready:
                         self._fail(error_of(received[0]))
                     elif received[0]["kind"] == "closed":
-                        self._let_go(received[0]["numbers"])
-            self._answer_for(worker.channel)
+                        self._doorman.let_go(received[0]["numbers"])
+            self._doorman.answer_for(worker.channel)
             worker.channel.close()
         was_ready, worker.ready, worker.channel, worker.pid = worker.ready, False, None, 0
         self._stats.slots[number].ints[STATE] = STATE_DOWN
@@ -389,7 +391,7 @@ class Supervisor:
             extra={"slot": number, "exit_code": code, "delay_seconds": delay},
         )
         if not any(w.ready for w in self._workers):
-            self._set_accepting(False)
+            self._doorman.set_accepting(False)
         self._loop.call_later(delay, self._spawn, worker)
 
     def _retire(self, worker: _Worker) -> None:
@@ -398,86 +400,13 @@ class Supervisor:
             return
         log.error("a worker's model is stuck; it is replaced", extra={"slot": worker.slot})
         with contextlib.suppress(OSError):
-            send(worker.channel, {"kind": "end"})
+            send(worker.channel, {"kind": "end", "replaced": True})
         self._retired[worker.pid] = worker.channel
         worker.channel, worker.ready, worker.pid = None, False, 0
         self._facts.restarts += 1
         if not any(w.ready for w in self._workers):
-            self._set_accepting(False)
+            self._doorman.set_accepting(False)
         self._spawn(worker)
-
-    # ------------------------------------------------------------------------------------------------- accepting
-
-    def _set_accepting(self, accepting: bool) -> None:
-        if accepting == self._accepting or self._scoring.fileno() < 0:
-            return
-        self._accepting = accepting
-        if accepting:
-            self._loop.add_reader(self._scoring.fileno(), self._accept)
-        else:
-            self._loop.remove_reader(self._scoring.fileno())
-
-    def _accept(self) -> None:
-        for _ in range(ACCEPTS_PER_PASS):
-            try:
-                connection, _ = self._scoring.accept()
-            except BlockingIOError:
-                return
-            except OSError as err:
-                # Out of descriptors, or the client is gone; the backlog keeps the others.
-                log.warning("accepting failed: %s", err)
-                self._set_accepting(False)
-                self._loop.call_later(0.1, self._set_accepting, True)
-                return
-            self._hand_out(connection)
-
-    def _hand_out(self, connection: socket.socket) -> None:
-        """Give a connection to the ready worker with the fewest; ties go to the one with less in flight."""
-        slots = self._stats.slots
-        candidates = sorted(
-            (w for w in self._workers if w.ready and w.channel is not None),
-            key=lambda w: (slots[w.slot].open_connections(), slots[w.slot].ints[IN_FLIGHT]),
-        )
-        for worker in candidates:
-            assert worker.channel is not None
-            number = self._free_numbers.popleft() if self._free_numbers else -1
-            try:
-                send(worker.channel, {"kind": "connection", "number": number}, connection)
-            except OSError as err:
-                log.warning("worker %d takes no connection: %s", worker.slot, err)
-                if number >= 0:
-                    self._free_numbers.append(number)
-                continue
-            slots[worker.slot].ints[ASSIGNED] += 1
-            if number >= 0:
-                self._held[number] = (worker.channel, connection)
-            else:
-                connection.close()
-            return
-        connection.close()
-
-    def _let_go(self, numbers: list[int]) -> None:
-        """A worker closed these connections: close the second descriptor, which ends them for the client."""
-        for number in numbers:
-            held = self._held.pop(number, None)
-            if held is not None:
-                held[1].close()
-                self._stats.pending[number] = 0
-                self._free_numbers.append(number)
-
-    def _answer_for(self, channel: socket.socket) -> None:
-        """Answer what a dead worker left unanswered, in the dialect that was asked; close the rest."""
-        numbers = [number for number, (owner, _) in self._held.items() if owner is channel]
-        for number in numbers:
-            due = self._stats.pending[number]
-            if due:
-                from model_scorer.serve.last_answers import render_lost
-
-                connection = self._held[number][1]
-                with contextlib.suppress(OSError):
-                    connection.send(render_lost(due - 1), socket.MSG_DONTWAIT)
-                    connection.shutdown(socket.SHUT_RDWR)
-        self._let_go(numbers)
 
     # ---------------------------------------------------------------------------------------------------- the end
 
@@ -495,10 +424,7 @@ class Supervisor:
 
     def _close_door(self) -> None:
         """No new connections; the workers answer what they have and end."""
-        if self._accepting:
-            self._accept()  # what already waits in the backlog
-            self._set_accepting(False)
-        self._scoring.close()
+        self._doorman.close()
         self._tell_workers("end")
         self._check_drained()
 

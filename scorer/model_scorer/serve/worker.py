@@ -37,6 +37,7 @@ from model_scorer.serve.shared import (
     STATE_READY,
     STATE_RETIRING,
     STATE_STARTING,
+    SharedStats,
     WorkerSlot,
 )
 from model_scorer.settings import Settings
@@ -125,7 +126,8 @@ def run_worker(
     stats.ints[HEARTBEAT_MS] = int(monotonic() * 1000)
     try:
         if runtime is None:
-            runtime = load_model(settings)
+            runtime = load_model(settings, in_worker=True)
+        assert runtime is not None
         folder = open_model_folder(settings.model_dir)
         loaded = runtime
         started = monotonic()
@@ -270,6 +272,10 @@ class Worker:
                 self._app.begin_closing()
             elif kind == "end" and not self._retiring:
                 self._retiring = True
+                if message.get("replaced"):
+                    # The slot belongs to the successor from now on.
+                    self._stats = SharedStats(1).slots[0]
+                    self._app.move_to(self._stats)
                 self._app.begin_closing()
                 task = self._loop.create_task(self._finish())
                 self._tasks.add(task)

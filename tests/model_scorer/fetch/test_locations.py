@@ -20,7 +20,7 @@ LOCATIONS = [
     (f"{AZURE}/models/a%20b/m.pt", "azure", "models/a b/m.pt", False, {"account_name": "acct"}),
     (f"{AZURE}/models", "azure", "models", True, {"account_name": "acct"}),
     (f"{AZURE}/$root/m.pt", "azure", "$root/m.pt", False, {"account_name": "acct"}),
-    ("https://acct.dfs.core.windows.net/fs/m", "azure", "fs/m", False, {"account_name": "acct"}),
+    ("https://acct.dfs.core.windows.net/mfs/m", "azure", "mfs/m", False, {"account_name": "acct"}),
     (
         "https://acct.z01.blob.storage.azure.net/models/m",
         "azure", "models/m", False,
@@ -173,7 +173,7 @@ def test_redacted_uri_has_no_credentials(uri: str, redacted: str) -> None:
     ("uri", "name"),
     [
         ("https://host/a/m%20x.pkl?v=1", "m x.pkl"),
-        ("s3://b/k/m.pt", "m.pt"),
+        ("s3://bucket/k/m.pt", "m.pt"),
         ("file:///a/b", "b"),
         ("https://host", "model"),
     ],

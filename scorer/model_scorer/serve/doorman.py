@@ -1,0 +1,138 @@
+"""The doorman: accepts connections and hands each to the worker with the fewest; answers for workers that die.
+
+A second descriptor of every handed-out connection stays here until its worker says that it is closed. So a worker that
+crashes on a request leaves somebody who can tell the client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections import deque
+from collections.abc import Callable
+
+from model_scorer.serve.listening import BACKLOG
+from model_scorer.serve.messages import send
+from model_scorer.serve.shared import ASSIGNED, IN_FLIGHT, MAX_TRACKED, SharedStats
+
+log = logging.getLogger(__name__)
+
+ACCEPTS_PER_PASS = 64
+# Out of descriptors: some will be closed soon, and the backlog keeps who waits.
+PAUSE_SECONDS = 0.1
+
+
+class Doorman:
+    """Owns the listening socket of the scoring port.
+
+    Args:
+        listener: bound, not listening yet.
+        stats: memory shared with the workers.
+        find_takers: slot and channel of each worker that may get connections.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        stats: SharedStats,
+        find_takers: Callable[[], list[tuple[int, socket.socket]]],
+    ) -> None:
+        self._listener = listener
+        self._stats = stats
+        self._find_takers = find_takers
+        self._accepting = False
+        # By number: the channel of the worker that has the connection, and our descriptor of it.
+        self._held: dict[int, tuple[socket.socket, socket.socket]] = {}
+        self._free_numbers = deque(range(MAX_TRACKED))
+
+    def listen(self) -> None:
+        """Open the port; connections wait until `set_accepting`."""
+        self._listener.listen(BACKLOG)
+
+    def set_accepting(self, accepting: bool) -> None:
+        """Accept connections, or leave them in the backlog."""
+        if accepting == self._accepting or self._listener.fileno() < 0:
+            return
+        self._accepting = accepting
+        loop = asyncio.get_running_loop()
+        if accepting:
+            loop.add_reader(self._listener.fileno(), self._accept)
+        else:
+            loop.remove_reader(self._listener.fileno())
+
+    def close(self) -> None:
+        """Hand out what already waits in the backlog, then close the port."""
+        if self._accepting:
+            self._accept()
+            self.set_accepting(False)
+        self._listener.close()
+
+    def let_go(self, numbers: list[int]) -> None:
+        """A worker closed these connections: close our descriptors too, which ends them for the client."""
+        for number in numbers:
+            held = self._held.pop(number, None)
+            if held is not None:
+                held[1].close()
+                self._stats.pending[number] = 0
+                self._free_numbers.append(number)
+
+    def answer_for(self, channel: socket.socket) -> None:
+        """Answer what a dead worker left unanswered, in the dialect that was asked; close the rest.
+
+        Args:
+            channel: of the worker.
+        """
+        numbers = [number for number, (owner, _) in self._held.items() if owner is channel]
+        for number in numbers:
+            due = self._stats.pending[number]
+            if due:
+                # Imported on this rare occasion: the codecs bring numpy, which the supervisor does without.
+                from model_scorer.serve.last_answers import render_lost
+
+                connection = self._held[number][1]
+                with contextlib.suppress(OSError):
+                    connection.send(render_lost(due - 1), socket.MSG_DONTWAIT)
+                    connection.shutdown(socket.SHUT_RDWR)
+        self.let_go(numbers)
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPTS_PER_PASS):
+            try:
+                connection, _ = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as err:
+                log.warning("accepting failed: %s", err)
+                self.set_accepting(False)
+                asyncio.get_running_loop().call_later(PAUSE_SECONDS, self.set_accepting, True)
+                return
+            self._hand_out(connection)
+
+    def _hand_out(self, connection: socket.socket) -> None:
+        """Give a connection to the worker with the fewest; ties go to the one with less in flight."""
+        slots = self._stats.slots
+        takers = sorted(
+            self._find_takers(),
+            key=lambda taker: (
+                slots[taker[0]].open_connections(),
+                slots[taker[0]].ints[IN_FLIGHT],
+            ),
+        )
+        for slot, channel in takers:
+            number = self._free_numbers.popleft() if self._free_numbers else -1
+            try:
+                send(channel, {"kind": "connection", "number": number}, connection)
+            except OSError as err:
+                log.warning("worker %d takes no connection: %s", slot, err)
+                if number >= 0:
+                    self._free_numbers.append(number)
+                continue
+            slots[slot].ints[ASSIGNED] += 1
+            if number >= 0:
+                self._held[number] = (channel, connection)
+            else:
+                connection.close()
+            return
+        connection.close()
