@@ -8,13 +8,14 @@ https://learn.microsoft.com/azure/machine-learning/how-to-inference-server-http
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 import numpy as np
 
-from model_scorer.dialects.blobs import blob_from_body
+from model_scorer.dialects.blobs import blobs_from_body, blobs_from_json, is_object_text
 from model_scorer.dialects.inputs import input_from_rows, json_value, table_from_split
 from model_scorer.dialects.protocol import (
     Answer,
@@ -26,7 +27,6 @@ from model_scorer.dialects.protocol import (
 from model_scorer.errors import BadRequest, RequestError
 from model_scorer.json_text import decode_json, encode_json
 from model_scorer.runtimes.protocol import (
-    BlobsInput,
     Call,
     Input,
     JsonValue,
@@ -38,6 +38,7 @@ from model_scorer.runtimes.protocol import (
 
 SCRIPT_ERROR = "An unexpected error occurred in scoring script. Check the logs for more info."
 _KEYS = "input, data, instances, inputs, dataframe_split, dataframe_records"
+_SYNSET = re.compile(r"(n\d{8}) ([^,]+)(?:,.*)?")
 # What counts as a failure of `run` in Azure ML's header.
 _RUN_FAILURES = frozenset({"model_failed", "deadline_exceeded"})
 
@@ -56,9 +57,11 @@ class KeyedFiles:
 
     Attributes:
         keys: in the request's order.
+        as_repr: the Keras server's form, JSON in a string → Python's repr in one, which its clients evaluate.
     """
 
     keys: tuple[str, ...]
+    as_repr: bool = False
 
 
 class ScoreDialect:
@@ -70,23 +73,35 @@ class ScoreDialect:
         """See the module; score scripts get the body as text."""
         if target.info.scripted:
             return self._decode_for_script(request, target)
-        blob = blob_from_body(request, target)
-        if blob is not None:
-            return Call(blob), Form.BARE
+        files = blobs_from_body(request, target)
+        if files is not None:
+            return Call(files), Form.BARE
         require_json(request)
         value = decode_json(request.body)
+        given: Input
         form: Form | KeyedFiles
         if isinstance(value, dict):
-            given, form = self._decode_object(value, target)
-            if form is Form.FLASK and isinstance(given, BlobsInput):
-                keys = tuple(blob.key for blob in given.blobs)
-                if all(keys):
-                    form = KeyedFiles(keys)
+            given, form = self._decode_files(value, target) or self._decode_object(value, target)
         elif isinstance(value, list):
             given, form = input_from_rows(value, target, key="body"), Form.BARE
         else:
             raise BadRequest(f"expected a JSON object with one of the keys {_KEYS}")
         return Call(given), form
+
+    def _decode_files(
+        self, value: dict[str, Any], target: Target
+    ) -> tuple[Input, KeyedFiles] | None:
+        """The Flask servers' forms for files by key; None when it is something else."""
+        asked = value.get("input")
+        if not target.info.media or not (isinstance(asked, dict) or is_object_text(asked)):
+            return None
+        files = blobs_from_json(asked)
+        if files is None or not all(blob.key for blob in files.blobs):
+            return None
+        if isinstance(asked, str):
+            # The Keras server scores the first key and no other.
+            del files.blobs[1:]
+        return files, KeyedFiles(tuple(b.key for b in files.blobs), as_repr=isinstance(asked, str))
 
     def _decode_object(self, value: dict[str, Any], target: Target) -> tuple[Input, Form]:
         if "input" in value:
@@ -146,7 +161,12 @@ class ScoreDialect:
         if isinstance(context, KeyedFiles):
             items = value.tolist() if isinstance(value, np.ndarray) else value
             keyed = dict(zip(context.keys, items, strict=True))
-            value = {"result": [keyed, f"Computed in {exec_ms:.2f} ms"]}
+            timing = f"Computed in {exec_ms:.2f} ms"
+            if context.as_repr:
+                shown = {key: _like_keras(answer) for key, answer in keyed.items()}
+                value = {"result": repr((shown, timing))}
+            else:
+                value = {"result": [keyed, timing]}
         elif context is Form.FLASK:
             if not (isinstance(value, dict) and "result" in value):
                 value = {"result": [value, f"Computed in {exec_ms:.2f} ms"]}
@@ -164,6 +184,24 @@ class ScoreDialect:
             encode_json({"message": error.message}),
             headers=(*error.headers, ("x-ms-run-function-failed", failed)),
         )
+
+
+def _like_keras(answer: Any) -> Any:
+    """Labelled scores as Keras' `decode_predictions` gives them: (WordNet id, name, score) for each.
+
+    Labels of the form `n02127052 lynx, catamount` have both; any other label stands in both places.
+    """
+    if not isinstance(answer, list):
+        return answer
+    triples = []
+    for item in answer:
+        if not (isinstance(item, list) and len(item) == 2 and isinstance(item[0], str)):
+            return answer
+        found = _SYNSET.fullmatch(item[0])
+        name = found[2].replace(" ", "_") if found else item[0]
+        # The shortest text of the number that float32 holds, as numpy prints it.
+        triples.append((found[1] if found else item[0], name, float(str(np.float32(item[1])))))
+    return triples
 
 
 def _run_headers(failed: str, exec_ms: float) -> tuple[tuple[str, str], ...]:

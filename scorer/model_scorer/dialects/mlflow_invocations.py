@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from model_scorer.dialects.blobs import blobs_from_body
 from model_scorer.dialects.inputs import input_from_rows, json_value, table_from_split
 from model_scorer.dialects.kserve_v1 import raw_answer
 from model_scorer.dialects.protocol import (
@@ -61,6 +62,9 @@ class InvocationsDialect:
             return Call(parse_csv(decode_text(request.body))), None
         if media == "application/vnd.apache.parquet":
             raise UnsupportedMedia("parquet is not supported; send application/json or text/csv")
+        files = None if target.info.scripted else blobs_from_body(request, target)
+        if files is not None:
+            return Call(files), None
         require_json(request)
         value = decode_json(request.body)
         if target.info.scripted:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
-from model_scorer.dialects.blobs import blob_from_body
+from model_scorer.dialects.blobs import blobs_from_body
 from model_scorer.dialects.inputs import input_from_rows, json_value
 from model_scorer.dialects.kserve_v1 import raw_answer
 from model_scorer.dialects.protocol import (
@@ -41,9 +41,9 @@ class PredictionsDialect:
 
     def decode(self, request: HttpRequest, target: Target) -> tuple[Call, Any]:
         """The rows themselves, or under `data`, `instances` or `inputs`."""
-        blob = None if target.info.scripted else blob_from_body(request, target)
-        if blob is not None:
-            return Call(blob), None
+        files = None if target.info.scripted else blobs_from_body(request, target)
+        if files is not None:
+            return Call(files), None
         require_json(request)
         value = decode_json(request.body)
         if target.info.scripted:

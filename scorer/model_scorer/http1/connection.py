@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass
 from enum import Enum, auto
 from time import monotonic
-from typing import Any, Protocol, cast
+from typing import cast
 
 import httptools
 
@@ -24,34 +23,8 @@ from model_scorer.errors import (
     RequestTimeout,
     UriTooLong,
 )
+from model_scorer.http1.exchange import Exchange, Handler, HttpLimits
 from model_scorer.http1.responses import CONTINUE, render_head
-
-
-@dataclass(frozen=True, slots=True)
-class HttpLimits:
-    """What one connection may take.
-
-    Attributes:
-        max_body_bytes: beyond it 413.
-        max_head_bytes: request line and headers together; beyond it 431.
-        max_target_bytes: beyond it 414.
-        max_headers: number of header lines.
-        head_seconds: from the first byte to the end of the headers.
-        body_seconds: for the body, beside a second for each `body_rate` bytes already received.
-        body_rate: bytes a second that a slow but honest client must reach.
-        idle_seconds: between requests.
-        write_seconds: for a client that does not read its answer.
-    """
-
-    max_body_bytes: int
-    max_head_bytes: int = 16 * 1024
-    max_target_bytes: int = 8 * 1024
-    max_headers: int = 100
-    head_seconds: float = 10.0
-    body_seconds: float = 30.0
-    body_rate: float = 64 * 1024.0
-    idle_seconds: float = 75.0
-    write_seconds: float = 30.0
 
 
 class Phase(Enum):
@@ -63,63 +36,6 @@ class Phase(Enum):
     ANSWER = auto()
 
 
-class Exchange:
-    """A request and its way to the response.
-
-    Attributes:
-        connection: where it came from.
-        request: complete.
-        keep_alive: whether the client wants the connection to stay open.
-        http_1_0: the client speaks HTTP/1.0.
-        received_at: monotonic time of its last byte.
-    """
-
-    __slots__ = ("connection", "http_1_0", "keep_alive", "received_at", "request", "state")
-
-    def __init__(
-        self,
-        connection: Connection,
-        request: HttpRequest,
-        keep_alive: bool,
-        http_1_0: bool,
-        received_at: float,
-    ) -> None:
-        self.connection = connection
-        self.request = request
-        self.keep_alive = keep_alive
-        self.http_1_0 = http_1_0
-        self.received_at = received_at
-        self.state: Any = None
-
-
-class Handler(Protocol):
-    """Who answers requests."""
-
-    closing: bool
-    limits: HttpLimits
-    paths: dict[bytes, str]
-
-    def handle(self, exchange: Exchange) -> None:
-        """Answer a request, now or later, by `exchange.connection.respond`; never raises."""
-        ...
-
-    def refuse(self, connection: Connection, error: RequestError, target: str) -> None:
-        """Answer a request that could not be read to its end."""
-        ...
-
-    def disconnected(self, exchange: Exchange) -> None:
-        """The client went away before its answer."""
-        ...
-
-    def opened(self, connection: Connection) -> None:
-        """A connection was made."""
-        ...
-
-    def closed(self, connection: Connection) -> None:
-        """A connection is gone."""
-        ...
-
-
 class Connection(asyncio.Protocol):
     """The protocol of one connection.
 
@@ -129,6 +45,7 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_between",
         "_body",
         "_chunks",
         "_exchange",
@@ -165,6 +82,8 @@ class Connection(asyncio.Protocol):
         self._write_paused = False
         self._refused = False
         self._started = False
+        # Between two requests: the parser holds no piece of one.
+        self._between = True
         self._since = monotonic()
         self.phase = Phase.IDLE
         self.remote = ""
@@ -214,6 +133,19 @@ class Connection(asyncio.Protocol):
         if self._refused:
             self._discard(len(data))
             return
+        alone = (
+            self._between
+            and self._exchange is None
+            and not self._pending
+            and not self._write_paused
+        )
+        if alone:
+            end = data.find(b"\r\n\r\n") + 4
+            known = self._handler.known_heads.get(data[:end])
+            if known is not None and len(data) - end == known.length:
+                self.phase = Phase.ANSWER
+                self._handler.handle_known(self, known, data[end:])
+                return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -227,6 +159,22 @@ class Connection(asyncio.Protocol):
             self._head_bytes += len(data)
             if self._head_bytes > self._handler.limits.max_head_bytes and not self._refused:
                 self._refuse(HeadersTooLarge("the request's headers are too large"))
+        if alone and self._between:
+            self._offer_head(data)
+
+    def _offer_head(self, data: bytes) -> None:
+        """Let the handler learn the head of a request that came in one piece."""
+        end = data.find(b"\r\n\r\n") + 4
+        headers = self._headers
+        if (
+            4 <= end <= MAX_LEARNED_HEAD_BYTES
+            and headers.get(b"content-length") == b"%d" % (len(data) - end)
+            and b"expect" not in headers
+            and self._last is not None
+            and self._last.keep_alive
+            and not self._last.http_1_0
+        ):
+            self._handler.learn_head(data[:end], self._last.request)
 
     def _discard(self, size: int) -> None:
         """Read on for a moment after a refusal, so that the client sees it; but not for ever."""

@@ -16,6 +16,7 @@ from model_scorer.runtimes.model_folder import ModelFolder
 from model_scorer.runtimes.network import (
     NetworkRuntime,
     activate,
+    count_cores,
     normalise,
     warm_up_by_forward,
 )
@@ -120,7 +121,7 @@ def load(folder: ModelFolder, settings: Settings) -> NetworkRuntime:
     rows = tuple(shape[1:])
     if config.input_shape is None and all(isinstance(side, int) for side in rows):
         config = replace(config, input_shape=rows)
-    cores = len(os.sched_getaffinity(0))
+    cores = count_cores(settings)
     info = RuntimeInfo(
         framework="keras",
         version=keras.__version__,

@@ -13,12 +13,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from model_scorer.errors import BadRequest, InvalidInput, NotSupported, RequestError
-from model_scorer.images import Preprocess, decode_base64, decode_image, fit_image, sniff_image
+from model_scorer.errors import InvalidInput, NotSupported, RequestError
+from model_scorer.images import Preprocess, decode_image, fit_image
+from model_scorer.runtimes.files import find_file
 from model_scorer.runtimes.network_config import NetworkConfig, check_labels
 from model_scorer.runtimes.protocol import (
     Array,
-    Blob,
     BlobsInput,
     Call,
     Output,
@@ -43,9 +43,6 @@ _DATATYPES = {
 }
 
 
-# Under these keys clients put an image into an object; an object with one key may call it as it likes.
-_IMAGE_KEYS = ("b64", "image", "image_bytes", "image_base64", "data", "input", "content")
-_NESTED_OBJECTS = 3
 # Inputs that a client may name without knowing the network's own name for it.
 _INPUT_NAMES = frozenset({"input", "inputs", "image", "images", "data", "input-0", "input_0"})
 
@@ -338,37 +335,3 @@ def _may_hold_image(row: Any) -> bool:
     if isinstance(row, list) and len(row) == 1:
         row = row[0]
     return isinstance(row, str | bytes | dict)
-
-
-def find_file(item: Any) -> bytes:
-    """The file in what a client sent for one image.
-
-    Args:
-        item: a blob; the file's bytes; its base64; `{"b64": …}`, `{"image": …}`, `{"image": {"b64": …}}` and the like, or a
-            list with one of these.
-
-    Raises:
-        BadRequest: none of these, or base64 that is none.
-    """
-    for _ in range(_NESTED_OBJECTS):
-        if isinstance(item, list) and len(item) == 1:
-            item = item[0]
-        if not isinstance(item, dict):
-            break
-        key = next((key for key in _IMAGE_KEYS if key in item), None)
-        if key is None and len(item) == 1:
-            key = next(iter(item))
-        if key is None:
-            raise BadRequest(
-                f'no image in an object with the keys {sorted(item)[:5]}: expected {{"b64": "…"}} or {{"image": "…"}}'
-            )
-        item = item[key]
-    if isinstance(item, Blob):
-        return item.data
-    if isinstance(item, bytes):
-        return item
-    if isinstance(item, str):
-        # Bytes that happen to be UTF-8 reach us as text; only a WebP file could.
-        raw = item.encode("utf-8", "surrogatepass") if item.startswith("RIFF") else b""
-        return raw if sniff_image(raw) else decode_base64(item)
-    raise BadRequest(f"an image is a base64 text, got {type(item).__name__}")

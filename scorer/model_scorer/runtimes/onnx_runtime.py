@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from model_scorer.runtimes.model_folder import ModelFolder
 from model_scorer.runtimes.network import (
     NetworkRuntime,
     activate,
+    count_cores,
     normalise,
     warm_up_by_forward,
 )
@@ -73,7 +73,7 @@ class OnnxEngine:
 
 def _open(path: Path, settings: Settings) -> Any:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = count_cores(settings)
     options.log_severity_level = 3
     providers = ["CPUExecutionProvider"]
     if settings.device == "gpu":
@@ -126,7 +126,7 @@ def load(folder: ModelFolder, settings: Settings) -> NetworkRuntime:
         version=onnxruntime.__version__,
         platform="onnx_onnxruntime",
         max_batch_rows=_fixed_batch(inputs[0].shape),
-        prepare_threads=len(os.sched_getaffinity(0)) if config.preprocess else 0,
+        prepare_threads=count_cores(settings) if config.preprocess else 0,
         media=("image/*",) if config.preprocess else (),
     )
     config = _with_shape(config, inputs[0].shape)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
+    from model_scorer.errors import RequestError
     from model_scorer.runtimes.model_folder import ModelFolder
     from model_scorer.settings import Settings
 
@@ -122,11 +123,13 @@ class Blob:
         data: the bytes; base64 is already undone.
         media_type: as declared by the client, or empty.
         key: the name under which the answer must show it (the reference's `{"image": …}`), or empty.
+        error: why the bytes could not be had (base64 that is none): what this file alone is answered with.
     """
 
     data: bytes
     media_type: str = ""
     key: str = ""
+    error: RequestError | None = None
 
 
 @dataclass(slots=True)

@@ -1,7 +1,7 @@
 """A PyTorch module made fast: one forward function from a NumPy batch to a NumPy batch, on the CPU or on one GPU.
 
-CPU: normalisation, network and activation are traced into one graph, frozen and fused by oneDNN, used only if its answers
-agree with the module's own. Batches of different threads run side by side; a lone batch gets all cores.
+CPU: the network with its activation is traced into one graph, frozen and fused by oneDNN, used only if its answers agree
+with the module's own. Batches of different threads run side by side; a lone batch gets all cores.
 GPU: the same graph is captured as a CUDA graph for each batch size in use, fed from pinned memory on a stream of its own,
 so that one batch is copied while the other computes.
 """
@@ -30,36 +30,19 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 _AGREEMENT = {torch.float32: 1e-3, torch.bfloat16: 6e-2, torch.float16: 2e-2}
 
 
-class Scored(torch.nn.Module):
-    """A network between pixels and scores: layout, normalisation, the network itself, activation."""
+class Network(torch.nn.Module):
+    """A network between its own input and scores: precision, the network, its first output, activation."""
 
-    def __init__(
-        self,
-        network: torch.nn.Module,
-        preprocess: Preprocess | None,
-        activation: str,
-        dtype: torch.dtype,
-    ) -> None:
+    def __init__(self, network: torch.nn.Module, activation: str, dtype: torch.dtype) -> None:
         super().__init__()
         # Not `.eval()`: exported programs refuse it, and are in evaluation mode already.
         self.training = False
         self.network = network
         self.activation = activation
         self.dtype = dtype
-        self.images = preprocess is not None
-        self.channels_first = preprocess is None or preprocess.layout == "NCHW"
-        if preprocess is not None:
-            factor, offset = preprocess.affine()
-            shape = (1, -1, 1, 1) if self.channels_first else (1, 1, 1, -1)
-            self.register_buffer("factor", torch.from_numpy(factor).reshape(shape))
-            self.register_buffer("offset", torch.from_numpy(offset).reshape(shape))
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
-        """Score uint8 pixels (n, h, w, c) or numbers (n, …); float32 (n, …)."""
-        if self.images:
-            # Pixels that lie (n, h, w, c) and are read as (n, c, h, w) are channels-last already: no copy.
-            pixels = batch.permute(0, 3, 1, 2) if self.channels_first else batch
-            batch = torch.addcmul(self.offset, pixels.to(torch.float32), self.factor)
+        """Score rows as the network takes them; float32 (n, …)."""
         if batch.is_floating_point():
             batch = batch.to(self.dtype)
         output = self.network(batch)
@@ -75,30 +58,69 @@ class Scored(torch.nn.Module):
         return output
 
 
-def fuse(module: Scored, example: torch.Tensor) -> torch.nn.Module:
-    """Trace, freeze and fuse a module; the module itself when that fails or changes its answers.
+class Scored(torch.nn.Module):
+    """A network with what comes before it: pixels are laid out and normalised, numbers are taken as they are.
 
-    Args:
-        module: on its device, in evaluation mode.
-        example: a batch of two rows on the device.
+    Only the network itself is traced and fused, so that one copy of its weights serves both.
     """
-    with torch.inference_mode(), warnings.catch_warnings():
-        # Tracing warns of Python branches on shapes and of its own deprecation; the comparison below is what decides.
-        warnings.simplefilter("ignore")
-        plain = module(example)
-        try:
-            traced = torch.jit.trace(module, example, check_trace=False)
-            fused: torch.nn.Module = torch.jit.optimize_for_inference(torch.jit.freeze(traced))
-            for rows in (example, example[:1], torch.cat([example, example])):
-                difference = (fused(rows) - module(rows)).abs().max().item()
-        except Exception as err:
-            log.info("the network is run unfused", extra={"cause": str(err).splitlines()[:1]})
-            return module
-    bound = _AGREEMENT[module.dtype] * max(plain.abs().max().item(), 1e-6)
-    if not difference <= bound:
-        log.info("the network is run unfused: fused answers differ", extra={"by": difference})
-        return module
-    return fused
+
+    def __init__(self, core: Network, preprocess: Preprocess | None) -> None:
+        super().__init__()
+        self.training = False
+        self.core: torch.nn.Module = core
+        self.dtype = core.dtype
+        self.images = preprocess is not None
+        self.channels_first = preprocess is None or preprocess.layout == "NCHW"
+        if preprocess is not None:
+            factor, offset = preprocess.affine()
+            shape = (1, -1, 1, 1) if self.channels_first else (1, 1, 1, -1)
+            self.register_buffer("factor", torch.from_numpy(factor).reshape(shape))
+            self.register_buffer("offset", torch.from_numpy(offset).reshape(shape))
+
+    def prepare(self, batch: torch.Tensor) -> torch.Tensor:
+        """Pixels, uint8 (n, h, w, c), as the network's input; numbers unchanged."""
+        if not self.images:
+            return batch
+        if batch.dtype == torch.uint8:
+            # Pixels that lie (n, h, w, c) and are read as (n, c, h, w) are channels-last already: no copy.
+            pixels = batch.permute(0, 3, 1, 2) if self.channels_first else batch
+            return torch.addcmul(self.offset, pixels.to(torch.float32), self.factor)
+        if batch.dim() == 4 and self.channels_first:
+            return batch.contiguous(memory_format=torch.channels_last)
+        return batch
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        """Score pixels, uint8 (n, h, w, c), or numbers (n, …); float32 (n, …)."""
+        scores: torch.Tensor = self.core(self.prepare(batch))
+        return scores
+
+    def fuse(self, example: torch.Tensor) -> None:
+        """Trace, freeze and fuse the network; leave it as it is when that fails or changes its answers.
+
+        Args:
+            example: a batch of two rows on the device, as `forward` takes them.
+        """
+        with torch.inference_mode(), warnings.catch_warnings():
+            # Tracing warns of Python branches on shapes and of its own deprecation; the comparison below is what decides.
+            warnings.simplefilter("ignore")
+            rows = self.prepare(example)
+            plain = self.core(rows)
+            try:
+                traced = torch.jit.trace(self.core, rows, check_trace=False)
+                fused: torch.nn.Module = torch.jit.optimize_for_inference(torch.jit.freeze(traced))
+                difference = 0.0
+                for batch in (rows, rows[:1], torch.cat([rows, rows])):
+                    apart = (fused(batch) - self.core(batch)).abs().max().item()
+                    # A NaN is never smaller, whatever comes after it.
+                    difference = apart if not apart <= difference else difference
+            except Exception as err:
+                log.info("the network is run unfused", extra={"cause": str(err).splitlines()[:1]})
+                return
+        bound = _AGREEMENT[self.dtype] * max(plain.abs().max().item(), 1e-6)
+        if difference <= bound:
+            self.core = fused
+        else:
+            log.info("the network is run unfused: fused answers differ", extra={"by": difference})
 
 
 class CpuEngine:
@@ -110,8 +132,8 @@ class CpuEngine:
     """
 
     def __init__(self, module: Scored, *, cores: int) -> None:
-        self._module: torch.nn.Module = module
-        self._plain: Scored | None = module
+        self._module = module
+        self._fused = False
         self._cores = cores
         self._running = 0
         self._lock = threading.Lock()
@@ -137,11 +159,11 @@ class CpuEngine:
 
     def warm_up(self, row: Array, sizes: Sequence[int]) -> Array:
         """Fuse for this row shape, then run each batch size once."""
-        if self._plain is not None:
+        if not self._fused:
+            self._fused = True
             example = torch.from_numpy(_varied(np.repeat(row, 2, axis=0)))
             with self._threads():
-                self._module = fuse(self._plain, example)
-            self._plain = None
+                self._module.fuse(example)
         scores = self.forward(row)
         for size in sizes:
             scores = self.forward(np.repeat(row, size, axis=0))
@@ -185,8 +207,8 @@ class GpuEngine:
     def __init__(
         self, module: Scored, *, device: torch.device, max_rows: int, lanes: int = 2
     ) -> None:
-        self._module: torch.nn.Module = module
-        self._plain: Scored | None = module
+        self._module = module
+        self._fused = False
         self._device = device
         self._max_rows = max_rows
         self._lanes = [_Lane(device) for _ in range(lanes)]
@@ -219,7 +241,13 @@ class GpuEngine:
             with self._lane() as lane, torch.inference_mode(), torch.cuda.stream(lane.stream):
                 size = next((size for size in sorted(lane.graphs) if size >= len(batch)), None)
                 rows = lane.inputs
-                if size is None or rows is None or rows.shape[1:] != batch.shape[1:]:
+                # Graphs are for the rows that the warm-up had; numbers for a network of pictures go without.
+                fits = (
+                    rows is not None
+                    and rows.shape[1:] == batch.shape[1:]
+                    and rows.dtype == torch.from_numpy(batch[:0]).dtype
+                )
+                if size is None or not fits:
                     inputs = torch.from_numpy(batch).to(self._device, non_blocking=True)
                     scores: Array = self._module(inputs).cpu().numpy()
                     return scores
@@ -247,9 +275,9 @@ class GpuEngine:
         """Fuse for this row shape, then capture a graph for each batch size on each lane."""
         rows = torch.from_numpy(_varied(np.repeat(row, 2, axis=0))).to(self._device)
         try:
-            if self._plain is not None:
-                self._module = fuse(self._plain, rows)
-                self._plain = None
+            if not self._fused:
+                self._fused = True
+                self._module.fuse(rows)
             for lane in self._lanes:
                 self._capture(lane, row)
         except torch.cuda.OutOfMemoryError as err:

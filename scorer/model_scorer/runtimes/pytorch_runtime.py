@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 
 from model_scorer.errors import InvalidSpec, NoGPU, OutOfMemory
 from model_scorer.runtimes.model_folder import ModelFolder
-from model_scorer.runtimes.network import Engine, NetworkRuntime
+from model_scorer.runtimes.network import Engine, NetworkRuntime, count_cores
 from model_scorer.runtimes.network_config import NetworkConfig, read_network_config
 from model_scorer.runtimes.protocol import RuntimeInfo
-from model_scorer.runtimes.pytorch_engine import DTYPES, CpuEngine, GpuEngine, Scored
+from model_scorer.runtimes.pytorch_engine import DTYPES, CpuEngine, GpuEngine, Network, Scored
 from model_scorer.runtimes.pytorch_loading import load_module
 from model_scorer.settings import Settings
 
@@ -58,11 +56,11 @@ def load(folder: ModelFolder, settings: Settings) -> NetworkRuntime:
         )
     torch.set_grad_enabled(False)
     module, platform = load_module(folder, device, trust=settings.trust_pickle)
-    scored = Scored(module, config.preprocess, config.activation, dtype)
+    scored = Scored(Network(module, config.activation, dtype), config.preprocess)
     try:
-        scored.network.to(dtype)
+        module.to(dtype)
         if config.preprocess is not None:
-            scored.network.to(memory_format=torch.channels_last)
+            module.to(memory_format=torch.channels_last)
         scored.to(device)
     except torch.cuda.OutOfMemoryError as err:
         raise OutOfMemory(
@@ -80,7 +78,7 @@ def _engine(
     platform: str,
 ) -> tuple[Engine, tuple[int, ...], RuntimeInfo]:
     images = config.preprocess is not None
-    cores = len(os.sched_getaffinity(0))
+    cores = count_cores(settings)
     media = ("image/*",) if images else ()
     if device.type == "cpu":
         # Mode is set only where a module has one: an exported program's graph is in evaluation mode already.

@@ -16,6 +16,7 @@ from model_scorer.runtimes.model_folder import ModelFolder
 from model_scorer.runtimes.network import (
     NetworkRuntime,
     activate,
+    count_cores,
     normalise,
     warm_up_by_forward,
 )
@@ -132,7 +133,7 @@ def load(folder: ModelFolder, settings: Settings) -> NetworkRuntime:
     rows = tuple(spec.shape[1:]) if spec.shape.rank else ()
     if config.input_shape is None and rows and all(side is not None for side in rows):
         config = replace(config, input_shape=tuple(int(side) for side in rows))
-    cores = len(os.sched_getaffinity(0))
+    cores = count_cores(settings)
     info = RuntimeInfo(
         framework="tensorflow",
         version=tensorflow.__version__,

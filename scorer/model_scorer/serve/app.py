@@ -37,10 +37,11 @@ from model_scorer.serve.query_body import body_from_query
 from model_scorer.serve.request_ids import RequestIds, read_id
 from model_scorer.serve.routes import Route, build_routes, dialect_of_path
 from model_scorer.serve.shared import DIALECTS, IN_FLIGHT, QUEUED, WorkerSlot
+from model_scorer.ui import OPEN_PATHS as UI_PATHS
 
 log = logging.getLogger(__name__)
 
-_OPEN_PATHS = frozenset({"/"})
+_OPEN_PATHS = frozenset({"/", *UI_PATHS})
 _TIMEOUT_HEADER = b"x-request-timeout-seconds"
 _HOST = re.compile(r"[A-Za-z0-9._~:\[\]-]{1,300}")
 _OTHER = DIALECTS.index("other")

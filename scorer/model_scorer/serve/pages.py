@@ -1,13 +1,13 @@
 """Tornado's application on the scoring port: health, version, metadata, API descriptions, and 404 for the rest.
 
-Every answer and every error has the form of the dialect whose path was asked. A page at `/ui` is one more line in
-`build_pages`.
+Every answer and every error has the form of the dialect whose path was asked.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tornado.web import Application, RequestHandler
@@ -80,8 +80,13 @@ def _error_of_status(status: int) -> RequestError:
     return RequestError("internal error")
 
 
-def build_pages(target: Target) -> Application:
-    """The application for everything that is not a scoring route."""
+def build_pages(target: Target, extra: Mapping[str, Answer] | None = None) -> Application:
+    """The application for everything that is not a scoring route.
+
+    Args:
+        target: the model.
+        extra: finished answers to GET by exact path: the try-it page.
+    """
     openapi = encode_json(build_openapi(target))
     swagger = {
         version: encode_json(build_swagger(target, version)) for version in ("2", "3", "3.1")
@@ -154,6 +159,8 @@ def build_pages(target: Target) -> Application:
         (r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer", page(unknown_model, "POST")),
         (r"/predictions/([^/]+)(?:/([^/]+))?", page(unknown_model, "POST", "GET")),
     ]
+    for path, answer in (extra or {}).items():
+        routes.append((re.escape(path), page(lambda t, h, fixed=answer: fixed)))
     return Application(
         [(pattern, PageHandler, kwargs) for pattern, kwargs in routes],
         default_handler_class=PageHandler,

@@ -5,8 +5,8 @@ reaches no file, process or network beyond what the library does for a model. Fu
 Classes of a library are allowed by package where a package holds many, and then only to be made without calling their
 constructor (what pickle does for ordinary classes).
 
-Left out on purpose, though models use them now and then: `operator.attrgetter` and `operator.methodcaller` (from
-them every function can be reached), `scipy.stats` distributions (their `__setstate__` runs a string as code),
+Left out on purpose, though models use them now and then: `builtins.getattr`, `operator.attrgetter` and
+`operator.methodcaller` (from them every function can be reached), `scipy.stats` distributions (their `__setstate__` runs a string as code),
 `joblib.memory` (loads further pickles), `numpy.memmap` (opens files), `numpy.load`, `dill` and `cloudpickle` (carry code).
 """
 
@@ -38,8 +38,7 @@ _FUNCTIONS = _entries(
     _CALL,
     {
         "_codecs": "encode",
-        # Only of an import and a constant: the machine makes an import of it, which is judged like any other.
-        "builtins": "getattr bool bytearray bytes complex dict float frozenset int list object range set slice str tuple",
+        "builtins": "bool bytearray bytes complex dict float frozenset int list object range set slice str tuple",
         "collections": "Counter OrderedDict defaultdict deque",
         "copyreg": "_reconstructor __newobj__ __newobj_ex__",
         "datetime": "date datetime time timedelta timezone",
@@ -47,7 +46,6 @@ _FUNCTIONS = _entries(
         "fractions": "Fraction",
         "functools": "partial",
         "uuid": "UUID",
-        "zoneinfo": "ZoneInfo._unpickle",
         "operator": "itemgetter",
         "re": "_compile",
         "numpy": "dtype ndarray bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 "
@@ -167,7 +165,6 @@ _PURE_NUMPY = (
 _NAMES = _entries(
     _NAME,
     {
-        "zoneinfo": "ZoneInfo",
         "pandas": "NA",
         "builtins": "Ellipsis NotImplemented abs all any divmod hash len max min pow repr round sorted sum",
         "numpy": f"{_PURE_NUMPY} bool double float_ generic integer floating int_ intp longlong number object_ single uint ulonglong",

@@ -15,6 +15,7 @@ from model_scorer.verify.allowed import (
     Use,
     derive_use,
 )
+from model_scorer.verify.dtypes import DTYPE, check_dtype
 from model_scorer.verify.values import Built, Import
 
 _WAY_OUT = (
@@ -81,19 +82,9 @@ class AllowListGate:
                 self.refuse(
                     f"calls {function} with the base {_describe(base)}, which is no built-in class"
                 )
-        elif key == ("builtins", "getattr"):
-            if not (
-                arguments is not None
-                and len(arguments) == 2
-                and isinstance(first, Import)
-                and isinstance(arguments[1], str)
-            ):
-                self.refuse(
-                    f"calls {function} with {_describe(first)}, which is not imported by name"
-                )
         elif key == ("_codecs", "encode"):
             encoding = arguments[1] if arguments and len(arguments) > 1 else None
-            if encoding not in TEXT_ENCODINGS:
+            if not isinstance(encoding, str) or encoding not in TEXT_ENCODINGS:
                 self.refuse(
                     f"calls {function} with the encoding {_describe(encoding)}, which is none for text"
                 )
@@ -106,6 +97,11 @@ class AllowListGate:
                     self.refuse(
                         f"calls {function} with {_describe(argument)}, which is no bit generator"
                     )
+
+    def see_state(self, built: Built) -> None:
+        """Refuse a dtype that says something untrue about itself."""
+        if built.function == DTYPE:
+            check_dtype(built)
 
     def see_item(self, key: str, value: str) -> None:
         """Items are of no interest here."""

@@ -69,6 +69,9 @@ class Judge(Protocol):
     def see_persistent(self, identifier: Any) -> None:
         """Ask the loader for an object by its persistent id."""
 
+    def see_state(self, built: Built) -> None:
+        """Give an object its state."""
+
     def see_extension(self) -> None:
         """Import something by a number that only the loading process knows."""
 
@@ -442,13 +445,6 @@ class PickleMachine:
             raise MalformedError(f"calls what is no import, at byte {self.position}")
         known = arguments if type(arguments) is tuple else None
         self.judge.see_call(function, known, new=new)
-        if function == _GETATTR and known and len(known) == 2 and isinstance(known[0], Import):
-            # A class method (zoneinfo has one): an import with a dotted name, in another spelling.
-            owner, attribute = known
-            target = Import(owner.module, f"{owner.name}.{attribute}")
-            self.judge.see_import(target)
-            self._stack.append(target)
-            return
         if function.module == "copyreg" and known and isinstance(known[0], Import):
             # The protocols before 2 spell NEWOBJ as a call.
             function, known = known[0], known[1:]
@@ -484,11 +480,12 @@ class PickleMachine:
         if not isinstance(target, Built):
             # On a class this would overwrite its methods, on a module its functions.
             raise MalformedError(f"sets the state of what it did not make, at byte {self.position}")
-        if target.built and self._on_built is not None and str(target.function) in _BUILT_ONCE:
+        if target.built and str(target.function) in _BUILT_ONCE:
             raise MalformedError(
                 f"sets the state of a {target.function} twice, at byte {self.position}"
             )
         target.state, target.built = state, True
+        self.judge.see_state(target)
         if self._on_built is not None:
             self._stack[-1] = self._on_built(target, self)
 
@@ -526,7 +523,6 @@ _DICT_LIKE = frozenset(
 )
 _BUILT_ONCE = frozenset({"joblib.numpy_pickle.NumpyArrayWrapper", "numpy.dtype"})
 
-_GETATTR = Import("builtins", "getattr")
 _U2, _I4, _U4, _U8 = (struct.Struct(code).unpack for code in ("<H", "<i", "<I", "<Q"))
 
 

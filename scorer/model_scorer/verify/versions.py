@@ -26,7 +26,7 @@ from model_scorer.errors import LoadFailed, ScorerError, VersionMismatch
 from model_scorer.verify.joblib_arrays import JoblibArrays
 from model_scorer.verify.machine import MalformedError, PickleMachine
 from model_scorer.verify.pickles import open_pickle_stream
-from model_scorer.verify.values import Import
+from model_scorer.verify.values import Built, Import
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +84,9 @@ class _Collector:
         """Do nothing."""
 
     def see_call(self, function: Import, arguments: tuple[Any, ...] | None, *, new: bool) -> None:
+        """Do nothing."""
+
+    def see_state(self, built: Built) -> None:
         """Do nothing."""
 
     def see_item(self, key: str, value: str) -> None:

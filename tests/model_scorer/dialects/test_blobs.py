@@ -49,10 +49,17 @@ def test_rows_of_numbers_are_no_files():
     assert blobs_from_json([]) is None
 
 
-@pytest.mark.parametrize("value", ["A", "", {}, {"image": 7}, "{broken"])
-def test_what_is_no_base64_is_refused(value):
+@pytest.mark.parametrize("value", [{}, "{broken", "{}"])
+def test_an_object_that_is_none_is_refused(value):
     with pytest.raises(BadRequest):
         blobs_from_json(value)
+
+
+@pytest.mark.parametrize("value", ["A", "", {"image": 7}, {"image": "https://example.com/a.png"}])
+def test_what_is_no_base64_fails_for_its_file_alone(value):
+    bad, good = blobs_from_json([value, TEXT]).blobs
+    assert isinstance(bad.error, BadRequest)
+    assert (good.data, good.error) == (DATA, None)
 
 
 def test_raw_bodies_of_the_runtimes_media_are_files():

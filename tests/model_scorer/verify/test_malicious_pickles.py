@@ -239,6 +239,9 @@ BENT: dict[str, Payload] = {
     ),
     "numpy's functions while loading": lambda c: pickled(reduce(glob("numpy", "ones_like"), 3), 2),
     "a bytes codec": lambda c: pickled(reduce(glob("_codecs", "encode"), "x", "zlib"), 2),
+    "a computed codec": lambda c: pickled(
+        reduce(glob("_codecs", "encode"), "x", reduce(glob("builtins", "str"), "zlib")), 2
+    ),
     "_reconstructor with a base that is no built-in": lambda c: pickled(
         reduce(glob("copyreg", "_reconstructor"), glob("pandas", "Index"), glob("pandas", "Index"), None), 2
     ),
@@ -259,6 +262,19 @@ BENT: dict[str, Payload] = {
     ),
     "getattr of an instance": lambda c: pickled(
         reduce(glob("builtins", "getattr"), reduce(glob("builtins", "str"), "x"), "format"), 2
+    ),
+    "a dtype that denies its objects": lambda c: pickled(
+        dtype_with_state(
+            "V8", 3, "|", None, ("a",), {"a": (reduce(glob("numpy", "dtype"), "O8", False, True), 0)}, 8, 1, 0
+        ), 2
+    ),
+    "a dtype of objects without its flags": lambda c: pickled(
+        dtype_with_state("O8", 3, "|", None, None, None, -1, -1, 0), 2
+    ),
+    "a dtype with a field outside of it": lambda c: pickled(
+        dtype_with_state(
+            "V8", 3, "|", None, ("a",), {"a": (reduce(glob("numpy", "dtype"), "f8", False, True), 8)}, 8, 1, 0
+        ), 2
     ),
     "append to an object": lambda c: b"\x80\x02" + new(glob("pandas.core.frame", "DataFrame")).code + b"K\x01a.",
     "items of an object": lambda c: (
