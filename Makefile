@@ -4,12 +4,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := operator,scorer,sklearn,pytorch,onnx,keras,local,dev
+EXTRAS := operator,scorer,azure,signing,sklearn,pytorch,onnx,keras,local,dev
 JOBS ?= 2
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # torchvision goes in without its dependencies: its wheel asks for the CUDA build of torch, and runs on the CPU build
 # with model_scorer.torchvision_ops.
@@ -28,12 +28,44 @@ $(STAMP): pyproject.toml constraints.txt
 venv: $(STAMP) ## Build the environment in .venv
 
 .PHONY: demo
-demo: $(STAMP) ## From YAML to an HTTPS answer on this machine (ONCE=1: check everything, then stop)
-	@$(BIN)/python deploy/local/demo.py $(if $(ONCE),--once)
+demo: $(STAMP) ## From YAML to an HTTPS answer on this machine (EXAMPLE=faq or digits; ONCE=1: check everything, then stop)
+	@$(BIN)/python deploy/local/demo $(EXAMPLE) $(if $(ONCE),--once)
 
 .PHONY: test
 test: $(STAMP) ## All tests that need no cloud
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+	@command -v chromedriver >/dev/null || echo "Chromium is not installed: the try-it page's browser tests are left out (Debian: apt-get install chromium chromium-driver)"
+	@command -v chromedriver >/dev/null || export SKIP_BROWSER_TESTS=1; \
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+
+# Azurite is Microsoft's emulator of Azure Storage; it comes from npm and stays in .cache.
+AZURITE := .cache/azurite
+$(AZURITE)/.installed:
+	@command -v npm >/dev/null && node -e 'process.exit(parseInt(process.versions.node) < 20)' || { echo "test-azure runs Azurite, which needs Node.js 20 or newer and npm on the PATH (Debian: apt-get install nodejs npm)" >&2; exit 1; }
+	@echo "Installing Azurite into $(AZURITE) …"
+	@npm install --prefix $(AZURITE) --no-audit --no-fund --no-update-notifier --loglevel=error 'azurite@^3.35'
+	@touch $@
+
+.PHONY: test-azure
+test-azure: $(STAMP) $(AZURITE)/.installed ## Tests against Azure Blob Storage's emulator (needs Node.js)
+	@TEST_AZURITE=$(CURDIR)/$(AZURITE)/node_modules/.bin/azurite-blob $(BIN)/python -m pytest tests/model_scorer/fetch/test_fetch_from_azure.py tests/e2e/test_e2e_azure.py $(PYTEST_ARGS)
+
+# An environment of its own: botocore wants python-dateutil below 3, the operator's Kubernetes client 3 or later.
+S3_VENV := .venv-s3
+$(S3_VENV)/.installed: pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not on the PATH: install Python 3.11 or newer, or say make PYTHON=…" >&2; exit 1; }
+	@echo "Building $(S3_VENV) …"
+	@test -x $(S3_VENV)/bin/python || $(PYTHON) -m venv $(S3_VENV)
+	@$(S3_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[scorer,s3]' 'moto[server]>=5,<6' 'pytest>=8.4' 'pytest-asyncio>=1.2'
+	@touch $@
+
+.PHONY: test-s3
+test-s3: $(STAMP) $(S3_VENV)/.installed ## Tests against an S3 server (moto)
+	@TEST_S3=1 $(S3_VENV)/bin/python -m pytest tests/model_scorer/fetch/test_fetch_from_s3.py $(PYTEST_ARGS)
+	@TEST_S3_PYTHON=$(CURDIR)/$(S3_VENV)/bin/python $(BIN)/python -m pytest tests/e2e/test_e2e_s3.py $(PYTEST_ARGS)
+
+.PHONY: bench-fetch
+bench-fetch: $(STAMP) ## Throughput and memory of the fetcher beside curl's (needs curl and 3 GiB of disk)
+	@$(BIN)/python bench/bench_fetch.py $(BENCH_ARGS)
 
 .PHONY: lint
 lint: $(STAMP) ## Formatting, lint, types, import layers
@@ -48,4 +80,4 @@ lock: $(STAMP) ## Write constraints.txt from what .venv holds
 
 .PHONY: clean
 clean: ## Remove .venv and everything built
-	rm -rf $(VENV) .local-cluster build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(S3_VENV) .cache .local-cluster build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
