@@ -310,7 +310,7 @@ async def test_preconditions_of_a_delete_hold(client: Any) -> None:
         "DELETE", f"{CONFIG_MAPS}/a", {"preconditions": {"uid": "other"}}
     )
     assert status == 409
-    assert "Precondition failed: UID in precondition: other" in body["message"]
+    assert "the UID in the precondition (other) does not match" in body["message"]
 
 
 async def test_eviction_respects_disruption_budgets(client: Any) -> None:

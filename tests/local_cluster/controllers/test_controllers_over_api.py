@@ -20,6 +20,8 @@ from local_cluster.client import (
     RESOURCEQUOTAS,
     SERVICEACCOUNTS,
     SERVICES,
+    ApiError,
+    Client,
 )
 from local_cluster.controllers import ControllerManager
 
@@ -283,6 +285,40 @@ async def test_service_gets_slices_that_follow_its_pods(world: Any) -> None:
     await world.until(lambda: len(ready()) == 2)
     await world.client.patch(DEPLOYMENTS, "web", "default", {"spec": {"replicas": 1}})
     await world.until(lambda: len(ready()) == 1)
+
+
+async def test_slices_hold_names_where_the_server_takes_no_loopback_addresses(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(send: Any) -> Any:
+        async def sent(self: Client, resource: Any, body: Any, *rest: Any, **more: Any) -> Any:
+            if resource is ENDPOINTSLICES and body["addressType"] == "IPv4" and body["endpoints"]:
+                # What a real server answered.
+                raise ApiError(
+                    422,
+                    "Invalid",
+                    'EndpointSlice.discovery.k8s.io "web-a5f78" is invalid: endpoints[0].addresses[0]: Invalid value: '
+                    '"127.167.232.4": may not be in the loopback range (127.0.0.0/8, ::1/128)',
+                )
+            return await send(self, resource, body, *rest, **more)
+
+        return sent
+
+    monkeypatch.setattr(Client, "create", refuse(Client.create))
+    monkeypatch.setattr(Client, "replace", refuse(Client.replace))
+    await world.add_node()
+    await world.client.create(SERVICES, SERVICE, "default")
+    await start(world, deployment(replicas=2))
+
+    def slices() -> list[Any]:
+        return [
+            item
+            for item in world.all(ENDPOINTSLICES)
+            if item["metadata"]["labels"].get("kubernetes.io/service-name") == "web"
+        ]
+
+    await world.until(lambda: [len(item["endpoints"] or ()) for item in slices()] == [2])
+    assert slices()[0]["addressType"] == "FQDN"
 
 
 async def test_budget_status_follows_the_pods(world: Any) -> None:

@@ -212,7 +212,7 @@ def test_transition_rule_sees_the_stored_value(check: Check) -> None:
     assert check(spec, {"a": "x"}) == []
     assert check(spec, {"a": "x"}, {"a": "x"}) == []
     assert check(spec, {"a": "y"}, {"a": "x"}) == [
-        FieldError("spec.a", "FieldValueInvalid", "Invalid value: a is fixed")
+        FieldError("spec.a", "FieldValueInvalid", 'Invalid value: "y": a is fixed')
     ]
 
 
@@ -222,7 +222,7 @@ def test_rule_with_optional_old_self_runs_on_create_too(check: Check) -> None:
     )
     spec = _fields(a={"type": "string", "x-kubernetes-validations": rule})
     assert check(spec, {"a": "first"}) == []
-    assert check(spec, {"a": "second"})[0].message == "Invalid value: starts as first"
+    assert check(spec, {"a": "second"})[0].message == 'Invalid value: "second": starts as first'
     assert check(spec, {"a": "second"}, {"a": "first"}) == []
 
 
@@ -246,7 +246,8 @@ def test_rule_may_say_its_own_message_reason_and_field(check: Check) -> None:
 def test_rule_without_message_is_quoted(check: Check) -> None:
     spec = {"type": "string", "x-kubernetes-validations": _rule("self != 'x'")}
     assert (
-        check(_fields(a=spec), {"a": "x"})[0].message == "Invalid value: failed rule: self != 'x'"
+        check(_fields(a=spec), {"a": "x"})[0].message
+        == "Invalid value: \"x\": failed rule: self != 'x'"
     )
 
 

@@ -153,7 +153,7 @@ _CASES: list[tuple[str, str, Any, str, str]] = [
     ),
     (
         "Deployment", f"{_C}/ports", [{"containerPort": 1, "name": "a-very-long-port-name"}], f"{_CP}.ports[0].name",
-        'Invalid value: "a-very-long-port-name": must be no more than 15 bytes',
+        'Invalid value: "a-very-long-port-name": must be no more than 15 characters',
     ),
     (
         "Deployment", f"{_C}/imagePullPolicy", "Sometimes", f"{_CP}.imagePullPolicy",
@@ -232,7 +232,7 @@ _CASES: list[tuple[str, str, Any, str, str]] = [
         "HorizontalPodAutoscaler", "spec/minReplicas", 5, "spec.maxReplicas",
         "Invalid value: 3: must be greater than or equal to `minReplicas`",
     ),
-    ("HorizontalPodAutoscaler", "spec/maxReplicas", 0, "spec.maxReplicas", "Invalid value: 0: must be greater than 0"),
+    ("HorizontalPodAutoscaler", "spec/maxReplicas", 0, "spec.maxReplicas", "Required value: must be set and greater than 0"),
     ("HorizontalPodAutoscaler", "spec/scaleTargetRef/name", "", "spec.scaleTargetRef.name", "Required value"),
     (
         "PodDisruptionBudget", "spec/maxUnavailable", "much", "spec.maxUnavailable",

@@ -114,7 +114,12 @@ def shape(
     schema = cluster.schema(resource)
     if schema is None:
         return obj
-    refuse_wrong_types(obj, resource, cluster)
+    try:
+        refuse_wrong_types(obj, resource, cluster)
+    except ApiError as err:
+        if origin != "patch":
+            raise
+        raise _patch_error(err.message.partition(": ")[2], obj) from err
     pruned, unknown = prune(obj, schema)
     if unknown and options.field_validation != "Ignore":
         texts = [f'unknown field "{path}"' for path in unknown]
@@ -157,6 +162,11 @@ def strict_error(problems: str, obj: Manifest, resource: Resource, origin: str) 
         return bad_request(
             f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}: {problem}'
         )
+    return _patch_error(problem, obj)
+
+
+def _patch_error(problem: str, obj: Manifest) -> ApiError:
+    """Build the refusal of a patch whose result does not decode."""
     # The real server quotes the whole patched object here; clients show only the end of it.
     text = orjson.dumps(obj, option=orjson.OPT_SORT_KEYS).decode()
     quoted = orjson.dumps(text).decode()

@@ -12,7 +12,7 @@ from typing import Any
 from local_cluster.apiserver import clock
 from local_cluster.apiserver.admission import Admission
 from local_cluster.apiserver.cluster import Cluster
-from local_cluster.apiserver.errors import bad_request, conflict, invalid, not_found
+from local_cluster.apiserver.errors import ApiError, bad_request, invalid, not_found
 from local_cluster.apiserver.manifests import dict_copy, is_released
 from local_cluster.apiserver.resources import CRD_KEY, Manifest, Resource
 from local_cluster.apiserver.storage import Entry
@@ -68,11 +68,22 @@ def parse_delete_options(body: Manifest, query: dict[str, str]) -> DeleteOptions
     orphan = body.get("orphanDependents")
     if orphan is None and query.get("orphanDependents"):
         orphan = query["orphanDependents"] == "true"
-    if not propagation and orphan is not None:
+    if propagation and orphan is not None:
+        message = f'Invalid value: "{propagation}": orphanDependents and deletionPropagation cannot be both set'
+        cause = {"reason": "FieldValueInvalid", "message": message, "field": "propagationPolicy"}
+        raise invalid("meta.k8s.io", "DeleteOptions", "", [cause])
+    if orphan is not None:
         propagation = "Orphan" if orphan else "Background"
     if propagation not in {"", "Orphan", "Background", "Foreground"}:
-        message = f'Invalid value: "{propagation}": must be one of "Foreground", "Background", "Orphan" or nil'
-        cause = {"reason": "FieldValueInvalid", "message": message, "field": "propagationPolicy"}
+        message = (
+            f'Unsupported value: "{propagation}": supported values: '
+            '"Foreground", "Background", "Orphan", "nil"'
+        )
+        cause = {
+            "reason": "FieldValueNotSupported",
+            "message": message,
+            "field": "propagationPolicy",
+        }
         raise invalid("meta.k8s.io", "DeleteOptions", "", [cause])
     preconditions = body.get("preconditions") or {}
     dry_run = body.get("dryRun") or ([query["dryRun"]] if query.get("dryRun") else [])
@@ -161,19 +172,32 @@ class Deletions:
         self, resource: Resource, entry: Entry, options: DeleteOptions
     ) -> None:
         if options.uid and options.uid != entry.uid:
-            raise conflict(
+            raise self._mismatch(
                 resource,
-                entry.name,
-                f"Precondition failed: UID in precondition: {options.uid}, UID in object meta: {entry.uid}",
+                entry,
+                f"the UID in the precondition ({options.uid}) does not match the UID in record ({entry.uid}). "
+                "The object might have been deleted and then recreated",
             )
         version = entry.obj["metadata"]["resourceVersion"]
         if options.resource_version and options.resource_version != version:
-            raise conflict(
+            raise self._mismatch(
                 resource,
-                entry.name,
-                "Precondition failed: ResourceVersion in precondition: "
-                f"{options.resource_version}, ResourceVersion in object meta: {version}",
+                entry,
+                f"the ResourceVersion in the precondition ({options.resource_version}) does not match the "
+                f"ResourceVersion in record ({version}). The object might have been modified",
             )
+
+    @staticmethod
+    def _mismatch(resource: Resource, entry: Entry, why: str) -> ApiError:
+        # The real server names the kind here, where all other conflicts name the resource.
+        group = {"group": resource.group} if resource.group else {}
+        qualified = ".".join(filter(None, (resource.kind, resource.group)))
+        return ApiError(
+            409,
+            "Conflict",
+            f'Operation cannot be fulfilled on {qualified} "{entry.name}": {why}',
+            {"name": entry.name, **group, "kind": resource.kind},
+        )
 
     def _grace(self, resource: Resource, obj: Manifest, options: DeleteOptions) -> int:
         if resource.storage_key != "/pods":

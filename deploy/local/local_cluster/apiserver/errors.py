@@ -165,6 +165,18 @@ def expired(requested: int, oldest: int) -> ApiError:
     return ApiError(410, "Expired", f"too old resource version: {requested} ({oldest})")
 
 
+def too_new(requested: int, current: int) -> ApiError:
+    """504 for a list that must not be older than what is not there yet."""
+    cause = {"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}
+    return ApiError(
+        504,
+        "Timeout",
+        f"Timeout: Too large resource version: {requested}, current: {current}",
+        {"causes": [cause], "retryAfterSeconds": 1},
+        {"Retry-After": "1"},
+    )
+
+
 def too_many_requests(message: str, details: Manifest | None = None) -> ApiError:
     """429 with the wish to try again."""
     seconds = (details or {}).get("retryAfterSeconds", 1)

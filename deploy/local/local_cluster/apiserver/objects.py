@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from typing import Any
 
 from local_cluster.apiserver import clock
 from local_cluster.apiserver.admission import Admission
@@ -40,11 +41,13 @@ from local_cluster.apiserver.strategy import (
 )
 from local_cluster.schema import (
     ApplyConflict,
+    FieldError,
     PatchError,
     server_side_apply,
     track_update,
     validate,
     validate_crd,
+    warn_pods,
 )
 
 CREATE_ON_UPDATE = frozenset(
@@ -160,6 +163,8 @@ class Objects:
         name, namespace = metadata["name"], metadata.get("namespace", "")
         if self._store.get(resource.storage_key, namespace, name) is not None:
             raise already_exists(resource, name)
+        if resource.crd is None:
+            options.warnings.extend(warn_pods(obj, resource.kind))
         return self._store_or_pretend(resource, obj, options)
 
     def _validate(
@@ -171,6 +176,7 @@ class Objects:
         errors = list(validate(obj, schema, resource.group, resource.version, resource.kind, old))
         if resource.storage_key == CRD_KEY and not subresource and not errors:
             errors.extend(validate_crd(obj))
+        errors.extend(_check_scale(obj, resource))
         if errors:
             causes = [{"reason": e.reason, "message": e.message, "field": e.field} for e in errors]
             raise invalid(resource.group, resource.kind, obj["metadata"].get("name", ""), causes)
@@ -206,7 +212,8 @@ class Objects:
                 "message": "Invalid value: 0: must be specified for an update",
                 "field": "metadata.resourceVersion",
             }
-            raise invalid(resource.group, resource.kind, name, [cause])
+            # The real server names the resource here, not the kind.
+            raise invalid(resource.group, resource.plural, name, [cause])
         new = shape(new, resource, self._cluster, options, "update")
         return self._finish_update(resource, entry, old, new, options), False
 
@@ -264,7 +271,6 @@ class Objects:
         schema = self._cluster.schema(resource)
         if schema is None:
             raise bad_request(f"server-side apply is not supported for {resource.qualified}")
-        refuse_wrong_types(applied, resource, self._cluster)
         entry = self._store.get(resource.storage_key, namespace, name)
         if entry is None and options.subresource:
             raise not_found(resource, name)
@@ -296,6 +302,7 @@ class Objects:
             raise ApiError(409, "Conflict", str(err), {"causes": causes}) from err
         except PatchError as err:
             raise patch_failure(err, resource, name) from err
+        refuse_wrong_types(applied, resource, self._cluster)
         new = check_place(new, resource, namespace, name)
         if entry is not None and old is not None:
             if new is old or new == old:
@@ -352,6 +359,8 @@ class Objects:
             return entry
         new = self._admission.admit_update(resource, new, old, options)
         self._validate(resource, new, old, options.subresource)
+        if resource.crd is None and new.get("spec") != old.get("spec"):
+            options.warnings.extend(warn_pods(new, resource.kind))
         if options.dry_run:
             return Entry(to_storage(new, resource), entry.version)
         if is_released(new):
@@ -388,6 +397,25 @@ class Objects:
         if is_released(obj):
             return self._store.delete(resource.storage_key, obj)
         return self._store.put(resource.storage_key, dict_copy(obj))
+
+
+def _check_scale(obj: Manifest, resource: Resource) -> list[FieldError]:
+    """Check the counts of a custom resource that its scale subresource shows."""
+    scale = resource.version_schema.get("subresources", {}).get("scale") if resource.crd else None
+    errors: list[FieldError] = []
+    for path in (scale["specReplicasPath"], scale["statusReplicasPath"]) if scale else ():
+        value: Any = obj
+        for part in path.strip(".").split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if isinstance(value, float | str):
+            kind = "float64" if isinstance(value, float) else "string"
+            shown = f"{value:g}" if isinstance(value, float) else value
+            text = f"Invalid value: 0: {path} accessor error: {shown} is of the type {kind}, expected int64"
+            errors.append(FieldError(path, "FieldValueInvalid", text))
+        elif isinstance(value, int) and value < 0:
+            text = f"Invalid value: {value}: should be a non-negative integer"
+            errors.append(FieldError(path, "FieldValueInvalid", text))
+    return errors
 
 
 def patch_failure(err: PatchError, resource: Resource, name: str) -> ApiError:

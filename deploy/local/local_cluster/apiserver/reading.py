@@ -13,7 +13,7 @@ from aiohttp import web
 from local_cluster.apiserver.answers import answer_entry, answer_list, entry_json
 from local_cluster.apiserver.cluster import Cluster
 from local_cluster.apiserver.conversion import from_storage
-from local_cluster.apiserver.errors import ApiError, bad_request, expired, invalid
+from local_cluster.apiserver.errors import ApiError, bad_request, expired, invalid, too_new
 from local_cluster.apiserver.negotiation import JSON
 from local_cluster.apiserver.objects import Objects
 from local_cluster.apiserver.requests import ResourceRequest
@@ -64,8 +64,7 @@ def _parse_version(text: str) -> int:
             "message": f'Invalid value: "{text}": strconv.ParseUint: parsing "{text}": invalid syntax',
             "field": "resourceVersion",
         }
-        error = invalid("meta.k8s.io", "ListOptions", "", [cause])
-        raise bad_request(error.message)
+        raise bad_request(f"invalid resource version: {cause['field']}: {cause['message']}")
     return version
 
 
@@ -122,7 +121,21 @@ class Reader:
                 "field": "resourceVersionMatch",
             }
             raise invalid("meta.k8s.io", "ListOptions", "", [cause])
+        if match and not request.query.get("resourceVersion"):
+            message = (
+                "Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided"
+            )
+            cause = {
+                "reason": "FieldValueForbidden",
+                "message": message,
+                "field": "resourceVersionMatch",
+            }
+            raise invalid("meta.k8s.io", "ListOptions", "", [cause])
+        if version and request.query.get("continue"):
+            raise bad_request("specifying resource version is not allowed when using continue")
         current = self._cluster.store.version
+        if version > current and match != "Exact":
+            raise too_new(version, current)
         if version > current or (match == "Exact" and version != current):
             raise expired(version, current)
 

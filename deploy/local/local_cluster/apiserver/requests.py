@@ -74,10 +74,11 @@ class ResourceRequest:
         causes = []
         dry_run = self.query.get("dryRun", "")
         if dry_run not in {"", "All"}:
-            causes.append(_unsupported("dryRun", dry_run, ["All"]))
+            causes.append(_unsupported("dryRun", f'["{dry_run}"]', ["All"]))
         validation = self.query.get("fieldValidation") or "Warn"
         if validation not in {"Ignore", "Warn", "Strict"}:
-            causes.append(_unsupported("fieldValidation", validation, ["Ignore", "Strict", "Warn"]))
+            allowed = ["", "Ignore", "Strict", "Warn"]
+            causes.append(_unsupported("fieldValidation", f'"{validation}"', allowed))
         manager = self.query.get("fieldManager", "")
         if len(manager) > 128:
             text = "Too long: may not be more than 128 bytes"
@@ -104,7 +105,7 @@ class ResourceRequest:
 
 def _unsupported(field: str, value: str, allowed: list[str]) -> dict[str, str]:
     listed = ", ".join(f'"{item}"' for item in allowed)
-    message = f'Unsupported value: "{value}": supported values: {listed}'
+    message = f"Unsupported value: {value}: supported values: {listed}"
     return {"reason": "FieldValueNotSupported", "message": message, "field": field}
 
 

@@ -117,7 +117,7 @@ class Reviews:
                 "message": message,
                 "field": "spec.expirationSeconds",
             }
-            raise invalid("authentication.k8s.io", "TokenRequest", request.name, [cause])
+            raise invalid("authentication.k8s.io", "TokenRequest", "", [cause])
         bound = self._bound_pod(request, spec.get("boundObjectRef"))
         audiences = list(spec.get("audiences") or ())
         token, expires = self._authenticator.issue(account, audiences, seconds, bound)

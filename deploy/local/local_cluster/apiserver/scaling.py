@@ -125,7 +125,7 @@ class Scales:
                 'Scale in version "v1" cannot be handled as a Scale: json: cannot unmarshal '
                 "into Go struct field ScaleSpec.spec.replicas of type int32"
             )
-        if replicas < 0:
+        if replicas < 0 and resource.crd is None:  # a custom resource's own schema speaks
             message = f"Invalid value: {replicas}: must be greater than or equal to 0"
             cause = {"reason": "FieldValueInvalid", "message": message, "field": "spec.replicas"}
             raise invalid("autoscaling", "Scale", request.name, [cause])

@@ -235,11 +235,11 @@ def parse_field_selector(text: str, resource: Resource) -> Predicate | None:
             head, _, tail = path.partition(".")
             path = ".".join(filter(None, (_EVENT_RENAMES.get(head, head), tail)))
         if path not in allowed:
+            own = resource.crd is not None or resource.storage_key in _FIELDS
             raise bad_request(
-                f'Unable to find "{resource.api_version}, Resource={resource.plural}" that match label selector "", '
-                f'field selector "{text}": field label not supported: {path}'
-                if resource.crd is None
-                else f"field label not supported: {path}"
+                f"field label not supported: {path}"
+                if own
+                else f'"{path}" is not a known field selector: only "metadata.name", "metadata.namespace"'
             )
         value = re.sub(r"\\([\\,=])", r"\1", value)
         tests.append((path, value, operator == "!="))

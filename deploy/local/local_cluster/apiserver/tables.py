@@ -12,6 +12,7 @@ from importlib.resources import files
 from typing import Any
 
 from local_cluster.apiserver.clock import format_age
+from local_cluster.apiserver.errors import bad_request
 from local_cluster.apiserver.jsonpath import JsonPathError, compile_path
 from local_cluster.apiserver.printers import PRINTERS
 from local_cluster.apiserver.resources import Manifest, Resource
@@ -141,7 +142,15 @@ def build_table(
         include: see `build_row`.
         version: apiVersion of the table.
         headers: whether to send the column definitions (not again in a watch).
+
+    Raises:
+        ApiError: 400, `include` is none of those known.
     """
+    if include not in {"", "Metadata", "Object", "None"}:
+        raise bad_request(
+            f'Unable to convert to Table as requested: includeObject: Invalid value: "{include}": '
+            "must be 'Metadata', 'Object', 'None', or empty"
+        )
     return {
         "kind": "Table",
         "apiVersion": version,

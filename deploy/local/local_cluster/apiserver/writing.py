@@ -54,10 +54,14 @@ def build_change(media: str, body: bytes, schema: Schema | None) -> Change:
     patch: Any = parse_json(body)
     if media == JSON_PATCH:
         if not isinstance(patch, list):
-            raise bad_request("json: cannot unmarshal object into Go value of type jsonpatch.Patch")
+            raise bad_request(
+                "error decoding patch: json: cannot unmarshal object into Go value of type []handlers.jsonPatchOp"
+            )
         return lambda obj: json_patch(obj, patch)
     if not isinstance(patch, dict):
-        raise bad_request("couldn't get version/kind; json parse error: the patch is not an object")
+        raise bad_request(
+            "error decoding patch: json: cannot unmarshal array into Go value of type map[string]interface {}"
+        )
     if media == STRATEGIC_PATCH and schema is not None:
         return lambda obj: strategic_merge_patch(obj, patch, schema)
     return lambda obj: json_merge_patch(obj, patch)

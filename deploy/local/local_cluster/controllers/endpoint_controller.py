@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from local_cluster.client import (
@@ -17,6 +18,8 @@ from local_cluster.client import (
 from local_cluster.controllers.caches import SERVICE_NAME_LABEL, Caches, find_by_selector
 from local_cluster.controllers.conditions import is_true
 from local_cluster.controllers.endpoints import (
+    FQDN,
+    IPV4,
     MANAGED_BY,
     MANAGED_BY_LABEL,
     build_endpoints,
@@ -24,9 +27,15 @@ from local_cluster.controllers.endpoints import (
 )
 from local_cluster.controllers.selectors import matches_labels
 
+log = logging.getLogger(__name__)
+
 
 class EndpointController:
     """Follows Services and pods.
+
+    The node agent's pods have loopback addresses. A real API server takes none in EndpointSlices of type IPv4, but
+    takes the same text as a name: where it refuses one, all slices are of type FQDN from then on, and the older
+    Endpoints objects, which know no names, are left alone.
 
     Args:
         client: an open client.
@@ -38,6 +47,7 @@ class EndpointController:
         self._client = client
         self._caches = caches
         self._workers = workers
+        self._address_type = IPV4
         self.queue: WorkQueue[Key] = WorkQueue("endpoints")
         caches.services.on_change(lambda key, old, new: self.queue.add(key))
         caches.pods.on_change(self._on_pod)
@@ -86,7 +96,18 @@ class EndpointController:
             for pod in self._caches.pods_with(key[0], selector)
             if matches_labels(selector, pod["metadata"].get("labels"))
         ]
-        wanted = build_slices(service, pods)
+        tried = self._address_type
+        try:
+            await self._write_all(key, service, pods)
+        except ApiError as err:
+            if tried == FQDN or not _refuses_loopback(err):
+                raise
+            log.info("the server takes no loopback addresses, endpoints are written as names")
+            self._address_type = FQDN
+            await self._write_all(key, service, pods)
+
+    async def _write_all(self, key: Key, service: Manifest, pods: list[Manifest]) -> None:
+        wanted = build_slices(service, pods, self._address_type)
         existing = {
             item["metadata"]["name"]: item
             for item in self._caches.slices_by_service.get(f"{key[0]}/{key[1]}")
@@ -97,6 +118,8 @@ class EndpointController:
             await self._write(ENDPOINTSLICES, body, there, ("endpoints", "ports"))
         for name in existing:
             await self._delete(ENDPOINTSLICES, (key[0], name))
+        if self._address_type == FQDN:
+            return
         await self._write(
             ENDPOINTS,
             build_endpoints(service, wanted),
@@ -127,6 +150,10 @@ class EndpointController:
         except ApiError as err:
             if not err.is_not_found:
                 raise
+
+
+def _refuses_loopback(err: ApiError) -> bool:
+    return err.status == 422 and "may not be in the loopback range" in err.message
 
 
 def _relevant(pod: Manifest) -> tuple[Any, ...]:

@@ -14,6 +14,7 @@ from local_cluster.controllers.pods import is_ready, is_terminal, is_terminating
 MANAGED_BY_LABEL = "endpointslice.kubernetes.io/managed-by"
 MANAGED_BY = "endpointslice-controller.k8s.io"
 MAX_ENDPOINTS = 100  # kube-controller-manager's --max-endpoints-per-slice
+IPV4, FQDN = "IPv4", "FQDN"
 
 
 def resolve_ports(service: Manifest, pod: Manifest) -> list[dict[str, Any]]:
@@ -64,10 +65,17 @@ def build_endpoint(service: Manifest, pod: Manifest) -> dict[str, Any]:
     return endpoint
 
 
-def build_slices(service: Manifest, pods: Iterable[Manifest]) -> list[Manifest]:
+def build_slices(
+    service: Manifest, pods: Iterable[Manifest], address_type: str = IPV4
+) -> list[Manifest]:
     """All EndpointSlices of a Service, pods with equal port numbers together.
 
     A Service without any address has one slice without endpoints and ports, as in a real cluster.
+
+    Args:
+        service: the Service.
+        pods: those it selects.
+        address_type: `IPV4`, or `FQDN` where the API server takes no loopback addresses.
     """
     groups: dict[tuple[tuple[str, int, str], ...], tuple[list[Any], list[Any]]] = {}
     for pod in sorted(pods, key=lambda item: str(item["metadata"]["name"])):
@@ -82,16 +90,22 @@ def build_slices(service: Manifest, pods: Iterable[Manifest]) -> list[Manifest]:
     for ports, endpoints in (groups[shape] for shape in sorted(groups)):
         for start in range(0, max(1, len(endpoints)), MAX_ENDPOINTS):
             part = endpoints[start : start + MAX_ENDPOINTS]
-            slices.append(_build_slice(service, len(slices), ports, part))
+            slices.append(_build_slice(service, len(slices), ports, part, address_type))
     return slices
 
 
 def _build_slice(
-    service: Manifest, number: int, ports: list[dict[str, Any]], endpoints: list[dict[str, Any]]
+    service: Manifest,
+    number: int,
+    ports: list[dict[str, Any]],
+    endpoints: list[dict[str, Any]],
+    address_type: str,
 ) -> Manifest:
     metadata = service["metadata"]
-    # A name that follows from the Service: a slice not seen yet cannot be made twice.
-    digest = hashlib.sha256(f"{metadata['uid']}/{number}".encode()).hexdigest()[:5]
+    # A name that follows from the Service: a slice not seen yet cannot be made twice. An address type is immutable,
+    # so slices of another type have other names.
+    kind = "" if address_type == IPV4 else f"/{address_type}"
+    digest = hashlib.sha256(f"{metadata['uid']}/{number}{kind}".encode()).hexdigest()[:5]
     labels = {
         **(metadata.get("labels") or {}),
         SERVICE_NAME_LABEL: metadata["name"],
@@ -108,7 +122,7 @@ def _build_slice(
             "labels": labels,
             "ownerReferences": [build_controller_reference(service, SERVICES)],
         },
-        "addressType": "IPv4",
+        "addressType": address_type,
         "endpoints": endpoints,
         "ports": ports,
     }

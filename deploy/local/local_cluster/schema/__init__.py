@@ -13,6 +13,7 @@ from local_cluster.schema.defaults import apply_defaults
 from local_cluster.schema.errors import ApplyConflict, FieldError, PatchError
 from local_cluster.schema.node import Schema
 from local_cluster.schema.patches import json_merge_patch, json_patch
+from local_cluster.schema.pod_warnings import warn_pods
 from local_cluster.schema.pruning import duplicate_fields, prune
 from local_cluster.schema.quantity import format_quantity, parse_quantity
 from local_cluster.schema.strategic import strategic_merge_patch
@@ -39,4 +40,5 @@ __all__ = [
     "track_update",
     "validate",
     "validate_crd",
+    "warn_pods",
 ]

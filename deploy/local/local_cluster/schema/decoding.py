@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -132,6 +133,9 @@ def typed_error(obj: dict[str, Any], schema: Schema) -> str | None:
     return errors[0] if len(errors) == 1 else "errors:\n" + "\n".join(f"  {e}" for e in errors)
 
 
+_TYPED = frozenset({"object", "array", "integer", "number", "boolean"})
+
+
 def _typed(
     value: Any, node: Schema | None, path: str, errors: list[str], *, root: bool = False
 ) -> None:
@@ -154,7 +158,7 @@ def _typed(
                 if not open_ended and not (root and name in ("apiVersion", "kind", "metadata")):
                     errors.append(f"{path}.{name}: field not declared in schema")
                 continue
-            if isinstance(child, (dict, list)) or below.type in ("object", "array"):
+            if isinstance(child, (dict, list)) or below.type in _TYPED:
                 _typed(child, below, f"{path}.{name}", errors)
     elif isinstance(value, list):
         if node.type == "object":
@@ -178,6 +182,12 @@ def _typed(
                 node.items is not None and node.items.type == "object"
             ):
                 _typed(item, node.items, where, errors)
+    elif node.type in ("integer", "number") and not node.int_or_string:
+        if isinstance(value, (str, bool)):
+            kind = "string" if isinstance(value, str) else "bool"
+            errors.append(f"{path}: expected numeric (int or float), got {kind}")
+    elif node.type == "boolean" and not isinstance(value, bool):
+        errors.append(f"{path}: expected boolean, got {json.dumps(value)}")
     elif node.type in ("object", "array") and not node.int_or_string:
         want = "map" if node.type == "object" else "list"
         errors.append(f"{path}: expected {want}, got &{{{value}}}")

@@ -41,7 +41,7 @@ def apply_defaults(
 
 
 def _defaulting(node: Schema) -> tuple[tuple[str, Schema], ...]:
-    """Return the fields below which a default can apply; most fields have none, and are not walked."""
+    """Return the fields below which a default can apply or a null be dropped; the others are not walked."""
     plan: tuple[tuple[str, Schema], ...] | None = node.cache.get("defaulting")
     if plan is None:
         plan = node.cache["defaulting"] = tuple(
@@ -55,7 +55,7 @@ def _defaulting(node: Schema) -> tuple[tuple[str, Schema], ...]:
 def _any_default(node: Schema | None) -> bool:
     if node is None:
         return False
-    return bool(_defaulting(node)) or _any_default(node.items) or _any_default(node.additional)
+    return bool(node.properties) or _any_default(node.items) or _any_default(node.additional)
 
 
 def _fill(value: Any, node: Schema) -> Any:

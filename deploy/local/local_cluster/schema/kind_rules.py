@@ -10,6 +10,10 @@ from local_cluster.schema.errors import FieldError, forbidden, invalid, required
 from local_cluster.schema.network_rules import validate_ingress, validate_service
 
 Manifest = dict[str, Any]
+MAX_WINDOW_SECONDS = 3600  # of autoscaling/v2
+MAX_PERIOD_SECONDS = 1800
+_METRIC_TYPES = ("ContainerResource", "External", "Object", "Pods", "Resource")
+_NOT_BELOW_ZERO = "must be greater than or equal to zero"
 KindRule = Callable[[Manifest, Manifest | None], list[FieldError]]
 
 
@@ -33,7 +37,7 @@ def _autoscaler(obj: Manifest, old: Manifest | None) -> list[FieldError]:
     if low is not None and low < 1:
         errors.append(invalid("spec.minReplicas", low, "must be greater than or equal to 1"))
     if high < 1:
-        errors.append(invalid("spec.maxReplicas", high, names.POSITIVE))
+        errors.append(required("spec.maxReplicas", "must be set and greater than 0"))
     if low is not None and high < low:
         errors.append(
             invalid("spec.maxReplicas", high, "must be greater than or equal to `minReplicas`")
@@ -42,11 +46,16 @@ def _autoscaler(obj: Manifest, old: Manifest | None) -> list[FieldError]:
     for field in ("kind", "name"):
         if not reference.get(field):
             errors.append(required(f"spec.scaleTargetRef.{field}"))
+    if not reference.get("apiVersion"):
+        text = "apiVersion must specify API group"
+        errors.append(invalid("spec.scaleTargetRef.apiVersion", "", text))
     for position, metric in enumerate(spec.get("metrics") or ()):
         path = f"spec.metrics[{position}]"
         kind = metric.get("type") or ""
         source = metric.get(kind[:1].lower() + kind[1:])
-        if kind and source is None:
+        if kind not in _METRIC_TYPES:
+            errors.append(unsupported(f"{path}.type", kind, _METRIC_TYPES))
+        elif source is None:
             field = kind[:1].lower() + kind[1:]
             text = "must populate information for the given metric source"
             errors.append(required(f"{path}.{field}", text))
@@ -67,6 +76,43 @@ def _autoscaler(obj: Manifest, old: Manifest | None) -> list[FieldError]:
             if kind == "Resource" and share is None and target.get("averageValue") is None:
                 text = "must set either a target raw value or a target utilization"
                 errors.append(required(f"{path}.resource.target.averageUtilization", text))
+    if low == 0 and not any(
+        m.get("type") in ("Object", "External") for m in spec.get("metrics") or ()
+    ):
+        text = "must specify at least one Object or External metric to support scaling to zero replicas"
+        errors.append(forbidden("spec.metrics", text))
+    for field in ("scaleUp", "scaleDown"):
+        rules = (spec.get("behavior") or {}).get(field)
+        if rules is not None:
+            errors.extend(_scaling_rules(rules, f"spec.behavior.{field}"))
+    return errors
+
+
+def _scaling_rules(rules: Manifest, path: str) -> list[FieldError]:
+    errors: list[FieldError] = []
+    window = rules.get("stabilizationWindowSeconds")
+    if window is not None and window < 0:
+        errors.append(invalid(f"{path}.stabilizationWindowSeconds", window, _NOT_BELOW_ZERO))
+    if window is not None and window > MAX_WINDOW_SECONDS:
+        text = f"must be less than or equal to {MAX_WINDOW_SECONDS}"
+        errors.append(invalid(f"{path}.stabilizationWindowSeconds", window, text))
+    if rules.get("selectPolicy") not in (None, "Max", "Min", "Disabled"):
+        known = ("Disabled", "Max", "Min")
+        errors.append(unsupported(f"{path}.selectPolicy", rules["selectPolicy"], known))
+    for position, policy in enumerate(rules.get("policies") or ()):
+        where = f"{path}.policies[{position}]"
+        if policy.get("type") not in ("Percent", "Pods"):
+            errors.append(
+                unsupported(f"{where}.type", policy.get("type") or "", ("Percent", "Pods"))
+            )
+        value, period = policy.get("value") or 0, policy.get("periodSeconds") or 0
+        if value <= 0:
+            errors.append(invalid(f"{where}.value", value, "must be greater than zero"))
+        if period <= 0:
+            errors.append(invalid(f"{where}.periodSeconds", period, "must be greater than zero"))
+        if period > MAX_PERIOD_SECONDS:
+            text = f"must be less than or equal to {MAX_PERIOD_SECONDS}"
+            errors.append(invalid(f"{where}.periodSeconds", period, text))
     return errors
 
 
@@ -76,7 +122,8 @@ def _disruption_budget(obj: Manifest, old: Manifest | None) -> list[FieldError]:
     if spec.get("minAvailable") is not None and spec.get("maxUnavailable") is not None:
         errors.append(invalid("spec", spec, "minAvailable and maxUnavailable cannot be both set"))
     for field in ("minAvailable", "maxUnavailable"):
-        errors.extend(workloads.int_or_percent(spec.get(field), f"spec.{field}"))
+        problems = workloads.int_or_percent(spec.get(field), f"spec.{field}")
+        errors.extend(problems or workloads.over_all(spec.get(field), f"spec.{field}"))
     if spec.get("selector"):
         errors.extend(workloads.validate_selector(spec["selector"], "spec.selector"))
     return errors

@@ -12,7 +12,7 @@ NameRule = Callable[[str], tuple[str, ...]]
 
 _RBAC = "rbac.authorization.k8s.io"
 _NAME_RULES: dict[tuple[str, str], NameRule] = {
-    ("", "Service"): names.dns_1035_label,
+    ("", "Service"): names.dns_label,  # since 1.36 it may begin with a digit
     ("", "Namespace"): names.dns_label,
     **{
         (_RBAC, kind): names.path_segment
@@ -70,11 +70,9 @@ def validate_metadata(
     errors.extend(validate_labels(metadata.get("labels"), "metadata.labels"))
     errors.extend(_annotations(metadata.get("annotations")))
     errors.extend(_owners(metadata.get("ownerReferences") or ()))
-    for finalizer in metadata.get("finalizers") or ():
-        errors.extend(
-            invalid("metadata.finalizers", finalizer, text)
-            for text in names.qualified_name(finalizer)
-        )
+    for position, finalizer in enumerate(metadata.get("finalizers") or ()):
+        where = f"metadata.finalizers[{position}]"
+        errors.extend(invalid(where, finalizer, text) for text in names.qualified_name(finalizer))
         if (
             native
             and not group
@@ -82,7 +80,7 @@ def validate_metadata(
             and finalizer not in ("kubernetes", "orphan", "foregroundDeletion")
         ):
             text = "name is neither a standard finalizer name nor is it fully qualified"
-            errors.append(invalid("metadata.finalizers", finalizer, text))
+            errors.append(invalid(where, finalizer, text))
     if old is not None and old.get("deletionTimestamp"):
         added = sorted(set(metadata.get("finalizers") or ()) - set(old.get("finalizers") or ()))
         if added:
@@ -138,6 +136,6 @@ def _owners(owners: Any) -> list[FieldError]:
                     'Only one reference can have Controller set to true. Found "true" in references for '
                     f"{controller} and {owner.get('kind')}/{owner.get('name')}"
                 )
-                errors.append(invalid(path, owner, text))
+                errors.append(invalid(path, list(owners), text))
             controller = f"{owner.get('kind')}/{owner.get('name')}"
     return errors

@@ -170,7 +170,7 @@ def port_name(value: str) -> tuple[str, ...]:
     """Check the name of a port (RFC 6335)."""
     errors: list[str] = []
     if len(value) > 15:
-        errors.append(max_length(15))
+        errors.append("must be no more than 15 characters")
     if re.fullmatch(r"[-a-z0-9]*", value) is None:
         errors.append("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)")
     if re.search("[a-z]", value) is None:

@@ -11,6 +11,7 @@ from local_cluster.schema.pod_rules import port_errors
 
 Manifest = dict[str, Any]
 
+CLASS_ANNOTATION = "kubernetes.io/ingress.class"
 _PATH_TYPES = ("Exact", "ImplementationSpecific", "Prefix")
 _BAD_SEQUENCES = ("//", "/./", "/../", "%2f", "%2F")
 _BAD_ENDINGS = ("/..", "/.")
@@ -76,7 +77,7 @@ def validate_ingress(obj: Manifest, old: Manifest | None) -> list[FieldError]:
     errors: list[FieldError] = []
     rules, backend = spec.get("rules") or [], spec.get("defaultBackend")
     if not rules and backend is None:
-        errors.append(invalid("spec", spec, "either `defaultBackend` or `rules` must be specified"))
+        errors.append(invalid("spec", None, "either `defaultBackend` or `rules` must be specified"))
     if backend is not None:
         errors.extend(_backend(backend, "spec.defaultBackend"))
     name = spec.get("ingressClassName")
@@ -84,6 +85,10 @@ def validate_ingress(obj: Manifest, old: Manifest | None) -> list[FieldError]:
         errors.extend(
             invalid("spec.ingressClassName", name, text) for text in names.dns_subdomain(name)
         )
+    old_class = (obj["metadata"].get("annotations") or {}).get(CLASS_ANNOTATION)
+    if old is None and name is not None and old_class is not None and old_class != name:
+        text = "must match `ingressClassName` when both are specified"
+        errors.append(invalid(f"annotations.{CLASS_ANNOTATION}", old_class, text))
     for position, rule in enumerate(rules):
         path = f"spec.rules[{position}]"
         errors.extend(_host(rule.get("host") or "", f"{path}.host"))
@@ -148,15 +153,13 @@ def _backend(backend: Manifest, path: str) -> list[FieldError]:
     if resource is not None:
         return []
     if service is None:
-        return [required(path, "either service or resource is required")]
+        return [invalid(path, "", "resource or service backend is required")]
     errors: list[FieldError] = []
     name, port = service.get("name") or "", service.get("port") or {}
     if not name:
         errors.append(required(f"{path}.service.name"))
     else:
-        errors.extend(
-            invalid(f"{path}.service.name", name, text) for text in names.dns_1035_label(name)
-        )
+        errors.extend(invalid(f"{path}.service.name", name, text) for text in names.dns_label(name))
     if port.get("name") and port.get("number"):
         errors.append(invalid(path, "", "cannot set both port name & port number"))
     elif port.get("name"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from local_cluster.schema import names
@@ -19,6 +20,21 @@ Manifest = dict[str, Any]
 
 _HANDLERS = ("exec", "httpGet", "tcpSocket", "grpc")
 _STANDARD_RESOURCES = frozenset({"cpu", "memory", "ephemeral-storage", "storage"})
+# https://kubernetes.io/docs/concepts/workloads/pods/downward-api/#available-fields
+_POD_FIELDS = frozenset(
+    {
+        "metadata.name",
+        "metadata.namespace",
+        "metadata.uid",
+        "spec.nodeName",
+        "spec.serviceAccountName",
+        "status.hostIP",
+        "status.hostIPs",
+        "status.podIP",
+        "status.podIPs",
+    }
+)
+_KEYED_FIELD = re.compile(r"metadata\.(labels|annotations)\['.+'\]")
 _VOLUME_META = frozenset({"name"})
 
 
@@ -46,7 +62,15 @@ def validate_pod_spec(spec: Manifest, path: str) -> list[FieldError]:
                 if name in seen:
                     errors.append(duplicate(f"{where}.name", name))
                 seen.add(name)
-            _container(container, where, volumes, errors, init=field == "initContainers")
+            init = field == "initContainers"
+            _container(
+                container,
+                where,
+                volumes,
+                errors,
+                init=init,
+                grace=spec.get("terminationGracePeriodSeconds", 30),
+            )
     grace = spec.get("terminationGracePeriodSeconds")
     if grace is not None and grace < 0:
         errors.append(invalid(f"{path}.terminationGracePeriodSeconds", grace, names.NOT_NEGATIVE))
@@ -83,7 +107,13 @@ def validate_pod_spec(spec: Manifest, path: str) -> list[FieldError]:
 
 
 def _container(
-    container: Manifest, path: str, volumes: set[str], errors: list[FieldError], *, init: bool
+    container: Manifest,
+    path: str,
+    volumes: set[str],
+    errors: list[FieldError],
+    *,
+    init: bool,
+    grace: int,
 ) -> None:
     name = container.get("name")
     if not name:
@@ -120,6 +150,10 @@ def _container(
         mounts.add(target or "")
         if mount.get("subPath", "").startswith("/"):
             errors.append(invalid(f"{where}.subPath", mount["subPath"], "must be a relative path"))
+        if ".." in mount.get("subPath", "").split("/"):
+            # Without the mount's position: so says the real server.
+            where = f"{path}.volumeMounts.subPath"
+            errors.append(invalid(where, mount["subPath"], "must not contain '..'"))
     sidecar = init and container.get("restartPolicy") == "Always"
     for field in ("livenessProbe", "readinessProbe", "startupProbe"):
         probe = container.get(field)
@@ -144,6 +178,10 @@ def _container(
     for hook, action in (container.get("lifecycle") or {}).items():
         if isinstance(action, dict):
             _handler(action, f"{path}.lifecycle.{hook}", errors, (*_HANDLERS[:3], "sleep"))
+            seconds = (action.get("sleep") or {}).get("seconds", 0)
+            if not 0 <= seconds <= grace:
+                text = f"must be non-negative and less than terminationGracePeriodSeconds ({grace})"
+                errors.append(invalid(f"{path}.lifecycle.{hook}.sleep", seconds, text))
     validate_resources(container.get("resources") or {}, f"{path}.resources", errors)
     _security(container.get("securityContext") or {}, f"{path}.securityContext", errors)
 
@@ -189,6 +227,10 @@ def _variable(variable: Manifest, path: str, errors: list[FieldError]) -> None:
         errors.append(invalid(where, "", "may not be specified when `value` is not empty"))
     elif len(kinds) > 1:
         errors.append(invalid(where, "", "may not have more than one field specified at a time"))
+    field = (source.get("fieldRef") or {}).get("fieldPath")
+    if field and field not in _POD_FIELDS and not _KEYED_FIELD.fullmatch(field):
+        text = f"error converting fieldPath: field label not supported: {field}"
+        errors.append(invalid(f"{where}.fieldRef.fieldPath", field, text))
     for kind in ("configMapKeyRef", "secretKeyRef"):
         reference = source.get(kind)
         if reference is not None:
@@ -276,6 +318,9 @@ def validate_resources(resources: Manifest, path: str, errors: list[FieldError])
                 errors.append(invalid(f"{where}[{name}]", amount, names.NOT_NEGATIVE))
             if not standard and value != value.to_integral_value():
                 errors.append(invalid(f"{where}[{name}]", amount, "must be an integer"))
+            if field == "requests" and not problems and "/" in name and name not in limits:
+                text = "Limit must be set for non overcommitable resources"
+                errors.append(required(f"{path}.limits", text))
             if field == "requests" and name in limits:
                 try:
                     limit = parse_quantity(limits[name])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from local_cluster.schema.cel import CelError, Program, cel_value, compile_expression
-from local_cluster.schema.errors import FieldError
+from local_cluster.schema.errors import FieldError, show
 from local_cluster.schema.fieldset import item_key
 from local_cluster.schema.node import Schema
 
@@ -133,10 +133,13 @@ def _run(value: Any, node: Schema, path: str, errors: list[FieldError], old: Any
             continue
         if passed is True:
             continue
-        errors.append(_failure(rule, path, current, earlier, has_old=has_old))
+        shown = None if isinstance(value, (dict, list)) else show(value)
+        errors.append(_failure(rule, path, current, earlier, has_old=has_old, shown=shown))
 
 
-def _failure(rule: Rule, path: str, current: Any, earlier: Any, *, has_old: bool) -> FieldError:
+def _failure(
+    rule: Rule, path: str, current: Any, earlier: Any, *, has_old: bool, shown: str | None
+) -> FieldError:
     message = rule.message or f"failed rule: {rule.text}"
     if rule.say is not None:
         try:
@@ -152,6 +155,8 @@ def _failure(rule: Rule, path: str, current: Any, earlier: Any, *, has_old: bool
             message = said.strip()
     where = path + rule.field_path if path else rule.field_path.lstrip(".")
     kind = REASONS.get(rule.reason, "Invalid value")
+    if shown is not None and kind == "Invalid value":
+        kind = f"{kind}: {shown}"  # objects and lists are not shown, they may be long
     return FieldError(where or "<nil>", rule.reason, f"{kind}: {message}")
 
 

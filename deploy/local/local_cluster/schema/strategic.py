@@ -47,7 +47,7 @@ def _merge_map(
         if directive == "delete":
             return {}
         if directive != "merge":
-            raise PatchError(f"Unknown patch type: {directive}")
+            raise PatchError(f"unknown patch type: {directive} in map: {_go_text(patch)}")
     out = dict(obj)
     retain = patch.get(_RETAIN)
     if retain is not None:
@@ -112,7 +112,7 @@ def _merge_list(
     merged: list[Any] = list(obj)
     for item in items:
         if key not in item:
-            raise PatchError(f"map: {item} does not contain declared merge key: {key}")
+            raise PatchError(f"map: {_go_text(item)} does not contain declared merge key: {key}")
         found = next(
             (n for n, old in enumerate(merged) if isinstance(old, dict) and old.get(key) == item[key]), None
         )  # fmt: skip
@@ -123,9 +123,17 @@ def _merge_list(
             merged.append(fresh)
         else:
             merged[found] = _merge_map(merged[found], item, node.items)
-    if order is not None:
-        return _in_order(merged, order, obj, key)
-    return merged
+    kept = [item for item in items if item.get("$patch") != "delete"]
+    return _in_order(merged, order if order is not None else kept, obj, key)
+
+
+def _go_text(value: Any) -> str:
+    """Print a value as Go's %v does, which is how messages show it."""
+    if isinstance(value, dict):
+        return "map[" + " ".join(f"{k}:{_go_text(v)}" for k, v in sorted(value.items())) + "]"
+    if isinstance(value, list):
+        return "[" + " ".join(_go_text(item) for item in value) + "]"
+    return str(value)
 
 
 def _identity(item: Any, key: str) -> Any:
@@ -133,7 +141,10 @@ def _identity(item: Any, key: str) -> Any:
 
 
 def _in_order(items: list[Any], order: list[Any], live: list[Any], key: str) -> list[Any]:
-    """Sort patched items as the directive says; items that only the server has keep their place before those."""
+    """Sort patched items as the patch has them, and put those that only the server has between them.
+
+    One of the latter comes before a patched item only if it did so before; a new item comes before all of them.
+    """
     wanted = [_identity(item, key) for item in order]
     ranked = [item for item in items if _identity(item, key) in wanted]
     ranked.sort(key=lambda item: wanted.index(_identity(item, key)))
@@ -142,11 +153,11 @@ def _in_order(items: list[Any], order: list[Any], live: list[Any], key: str) -> 
 
     def place(item: Any) -> int:
         name = _identity(item, key)
-        return places.index(name) if name in places else len(places)
+        return places.index(name) if name in places else -1
 
     out: list[Any] = []
     while ranked or others:
-        if not ranked or (others and place(others[0]) < place(ranked[0])):
+        if not ranked or (others and 0 <= place(others[0]) < place(ranked[0])):
             out.append(others.pop(0))
         else:
             out.append(ranked.pop(0))

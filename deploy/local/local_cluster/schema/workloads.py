@@ -88,8 +88,10 @@ def _workload(obj: Manifest, old: Manifest | None, kind: str) -> list[FieldError
     selector = spec.get("selector")
     template = spec.get("template") or {}
     labels = (template.get("metadata") or {}).get("labels") or {}
+    mismatch = "`selector` does not match template `labels`"
     if selector is None:
         errors.append(required("spec.selector"))
+        errors.append(invalid("spec.template.metadata.labels", labels or None, mismatch))
     else:
         errors.extend(validate_selector(selector, "spec.selector"))
         if not selector.get("matchLabels") and not selector.get("matchExpressions"):
@@ -97,8 +99,7 @@ def _workload(obj: Manifest, old: Manifest | None, kind: str) -> list[FieldError
                 invalid("spec.selector", selector, f"empty selector is invalid for {kind}")
             )
         elif not selects(selector, labels):
-            text = "`selector` does not match template `labels`"
-            errors.append(invalid("spec.template.metadata.labels", labels, text))
+            errors.append(invalid("spec.template.metadata.labels", labels or None, mismatch))
     errors.extend(validate_labels(labels, "spec.template.labels"))
     pod = template.get("spec") or {}
     errors.extend(validate_pod_spec(pod, "spec.template.spec"))
@@ -150,11 +151,14 @@ def _rolling_update(rolling: Manifest, path: str) -> list[FieldError]:
         errors.append(
             invalid(f"{path}.maxUnavailable", unavailable, "may not be 0 when `maxSurge` is 0")
         )
-    if isinstance(unavailable, str) and not errors and int(unavailable[:-1]) > 100:
-        errors.append(
-            invalid(f"{path}.maxUnavailable", unavailable, "must not be greater than 100%")
-        )
-    return errors
+    return errors + over_all(unavailable, f"{path}.maxUnavailable")
+
+
+def over_all(value: Any, path: str) -> list[FieldError]:
+    """Check that a percentage is not of more than there is."""
+    if isinstance(value, str) and not names.percent(value) and int(value[:-1]) > 100:
+        return [invalid(path, value, "must not be greater than 100%")]
+    return []
 
 
 def _is_zero(value: Any) -> bool:
