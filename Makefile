@@ -40,7 +40,7 @@ test: $(STAMP) ## All tests that need no cloud
 # Azurite is Microsoft's emulator of Azure Storage; it comes from npm and stays in .cache.
 AZURITE := .cache/azurite
 $(AZURITE)/.installed:
-	@command -v npm >/dev/null && node -e 'process.exit(parseInt(process.versions.node) < 20)' || { echo "test-azure runs Azurite, which needs Node.js 20 or newer and npm on the PATH (Debian: apt-get install nodejs npm)" >&2; exit 1; }
+	@command -v npm >/dev/null && node -e 'process.exit(Number(parseInt(process.versions.node) < 20))' || { echo "test-azure runs Azurite, which needs Node.js 20 or newer and npm on the PATH (Debian: apt-get install nodejs npm)" >&2; exit 1; }
 	@echo "Installing Azurite into $(AZURITE) …"
 	@npm install --prefix $(AZURITE) --no-audit --no-fund --no-update-notifier --loglevel=error 'azurite@^3.35'
 	@touch $@

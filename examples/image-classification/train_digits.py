@@ -94,6 +94,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.manual_seed(options.seed)
+    # The network is too small for a second thread to help, and on a busy machine threads wait for one another.
+    torch.set_num_threads(1)
 
     digits, labels = load_digits(return_X_y=True)
     images = [as_image(digit) for digit in digits.reshape(-1, 8, 8)]

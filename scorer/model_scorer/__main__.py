@@ -16,6 +16,7 @@ from dataclasses import MISSING, fields
 from model_scorer import termination
 from model_scorer.errors import LoadFailed, OutOfMemory, ScorerError
 from model_scorer.logs import configure_logs, redact
+from model_scorer.model_packages import add_model_packages
 from model_scorer.settings import Settings, termination_log_of, variable_of
 
 log = logging.getLogger("model_scorer")
@@ -65,7 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     configure_logs(level=environ.get("SCORER_LOG_LEVEL", "INFO").upper())
     try:
         if flags.command == "fetch":
-            return _fetch(Settings.from_env(environ, required=("model_uri",)))
+            # The operator names the port; elsewhere nobody asks.
+            told = bool(environ.get("SCORER_PROBE_PORT"))
+            return _fetch(Settings.from_env(environ, required=("model_uri",)), tell_progress=told)
         return _serve(Settings.from_env(environ, required=("framework",)))
     except ScorerError as err:
         failure = err
@@ -87,11 +90,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return EXIT_USAGE if usage else EXIT_FAILED
 
 
-def _fetch(settings: Settings) -> int:
+def _fetch(settings: Settings, *, tell_progress: bool) -> int:
     # Imported here: each command loads only what it needs.
     from model_scorer.fetch import fetch_model
 
-    fetched = fetch_model(settings)
+    fetched = fetch_model(settings, tell_progress=tell_progress)
     termination.write_fetched(
         settings.termination_log,
         message=fetched.message,
@@ -103,6 +106,7 @@ def _fetch(settings: Settings) -> int:
 
 
 def _serve(settings: Settings) -> int:
+    add_model_packages(settings.model_dir)
     from model_scorer.serve import serve
 
     return serve(settings)

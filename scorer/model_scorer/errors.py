@@ -56,9 +56,25 @@ class DiskFull(ScorerError):
 
 
 class DigestMismatch(ScorerError):
-    """The bytes are not those that the spec's sha256 names."""
+    """The bytes are not those that the spec's sha256 names, or that the revision began with.
+
+    Args:
+        message: as everywhere.
+        hint: as everywhere.
+        found: hexadecimal SHA-256 of the bytes that are there; empty when they are not the whole model.
+    """
 
     reason = "DigestMismatch"
+
+    def __init__(self, message: str, hint: str = "", *, found: str = "") -> None:
+        super().__init__(message, hint)
+        self.found = found
+
+
+class SignatureInvalid(ScorerError):
+    """The model is not signed, or not as the given public key says."""
+
+    reason = "SignatureInvalid"
 
 
 class UnsafePickle(ScorerError):

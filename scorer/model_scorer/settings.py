@@ -84,6 +84,10 @@ def _model_name(text: str) -> str:
     return text
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 @dataclass(frozen=True, slots=True)
 class SampleRequest:
     """`spec.test`: a request that a new pod must answer before it gets traffic.
@@ -179,6 +183,15 @@ class Settings:
     access_log_sample: float = field(
         default=1.0, metadata=_about(_number(0, 1), "share of successful requests that are logged")
     )
+    payload_log_sample: float = field(
+        default=0.0,
+        metadata=_about(_number(0, 1), "share of requests that are logged with their payloads"),
+    )
+    redact_fields: tuple[str, ...] = field(
+        default=(),
+        metadata=_about(_names, "names of fields and columns never logged, comma-separated"),
+    )
+    ui: bool = field(default=True, metadata=_about(_boolean, "serve the try-it page at /ui"))
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str], *, required: tuple[str, ...] = ()) -> Settings:

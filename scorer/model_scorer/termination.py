@@ -6,7 +6,7 @@ import json
 import logging
 from pathlib import Path
 
-from model_scorer.errors import ScorerError
+from model_scorer.errors import DigestMismatch, ScorerError
 
 log = logging.getLogger(__name__)
 
@@ -17,10 +17,15 @@ _MAX_TEXT_CHARS = 1200
 
 
 def write_failure(path: str | Path, error: ScorerError) -> None:
-    """Write `{"reason", "message", "hint"}` of an error as the last words."""
-    write_line(
-        path, {"reason": error.reason, "message": _clip(error.message), "hint": _clip(error.hint)}
-    )
+    """Write `{"reason", "message", "hint"}` of an error as the last words; of other bytes their `digest` too."""
+    record: dict[str, str | int] = {
+        "reason": error.reason,
+        "message": _clip(error.message),
+        "hint": _clip(error.hint),
+    }
+    if isinstance(error, DigestMismatch) and error.found:
+        record["digest"] = f"sha256:{error.found}"
+    write_line(path, record)
 
 
 def write_fetched(path: str | Path, *, message: str, digest: str, size_bytes: int) -> None:

@@ -42,7 +42,7 @@ def train(seed: int = 0) -> Any:
     targets = torch.from_numpy(labels)
     network = DigitNet().train()
     optimiser = torch.optim.AdamW(network.parameters(), lr=5e-3)
-    for _ in range(3):
+    for _ in range(8):
         for picked in torch.randperm(len(rows)).split(64):
             optimiser.zero_grad()
             torch.nn.functional.cross_entropy(network(rows[picked]), targets[picked]).backward()
@@ -310,8 +310,9 @@ BAD: dict[str, tuple[Callable[[], bytes], int, str]] = {
     "truncated-webp": (lambda: encoded(7, "WEBP")[:60], 422, "truncated or broken"),
     "head-only": (lambda: b"\xff\xd8\xff\xe0", 422, "truncated or broken"),
     "empty-picture": (lambda: png_of_size(0, 0), 422, "png"),
-    "giant": (lambda: png_of_size(60_000, 60_000), 413, "60000 x 60000"),
-    "bomb": (bomb, 413, "20000 x 20000"),
+    "giant": (lambda: png_of_size(60_000, 60_000), 413, "too large"),
+    "large": (lambda: png_of_size(8_000, 8_000), 413, "8000 x 8000"),
+    "bomb": (bomb, 413, "too large"),
 }
 
 

@@ -45,6 +45,7 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_begun",
         "_between",
         "_body",
         "_chunks",
@@ -52,6 +53,7 @@ class Connection(asyncio.Protocol):
         "_handler",
         "_head_bytes",
         "_headers",
+        "_last",
         "_loop",
         "_parser",
         "_paused",
@@ -84,6 +86,9 @@ class Connection(asyncio.Protocol):
         self._started = False
         # Between two requests: the parser holds no piece of one.
         self._between = True
+        # Requests begun, and the last one completed, in what is being parsed just now.
+        self._begun = 0
+        self._last: Exchange | None = None
         self._since = monotonic()
         self.phase = Phase.IDLE
         self.remote = ""
@@ -144,8 +149,11 @@ class Connection(asyncio.Protocol):
             known = self._handler.known_heads.get(data[:end])
             if known is not None and len(data) - end == known.length:
                 self.phase = Phase.ANSWER
+                # It may be answered within the call; `finish` then finds that this is its exchange.
                 self._handler.handle_known(self, known, data[end:])
                 return
+            self._begun = 0
+        begun = self._begun
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -154,13 +162,14 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError as err:
             if not self._refused:
                 self._refuse(BadRequest(f"malformed HTTP request: {type(err).__name__}"))
-        if self.phase is Phase.HEAD:
+        if not self._between and not self._started and self._begun == (1 if alone else begun):
             # One endless header, or endlessly many: the parser would go on collecting them.
             self._head_bytes += len(data)
             if self._head_bytes > self._handler.limits.max_head_bytes and not self._refused:
                 self._refuse(HeadersTooLarge("the request's headers are too large"))
-        if alone and self._between:
+        if alone and self._between and self._begun == 1:
             self._offer_head(data)
+        self._last = None
 
     def _offer_head(self, data: bytes) -> None:
         """Let the handler learn the head of a request that came in one piece."""
@@ -187,14 +196,16 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """A request's first byte."""
+        self._between = False
+        self._begun += 1
         self._headers = {}
         self._target = b""
         self._body = b""
         self._chunks = None
         self._started = False
+        self._head_bytes = 0
         if self._exchange is None:
             self.phase = Phase.HEAD
-            self._head_bytes = 0
             self._since = monotonic()
 
     def on_url(self, url: bytes) -> None:
@@ -265,7 +276,7 @@ class Connection(asyncio.Protocol):
         if path is None:
             raw_path, _, raw_query = target.partition(b"?")
             path, query = raw_path.decode("latin-1"), raw_query.decode("latin-1")
-        exchange = Exchange(
+        exchange = self._handler.begin(
             self,
             HttpRequest(
                 "POST" if method == b"POST" else method.decode("ascii"),
@@ -279,15 +290,19 @@ class Connection(asyncio.Protocol):
             monotonic(),
         )
         self._body, self._chunks = b"", None
+        self._between = True
+        self._last = exchange
         if self._exchange is None and not self._write_paused:
-            self._exchange = exchange
-            self.phase = Phase.ANSWER
-            self._handler.handle(exchange)
+            self._begin(exchange)
         else:
             self._pending.append(exchange)
             if not self._paused and self._transport is not None:
                 self._paused = True
                 self._transport.pause_reading()
+
+    def adopt(self, exchange: Exchange) -> None:
+        """Make an exchange that a handler began by itself the current one."""
+        self._exchange = exchange
 
     # ------------------------------------------------------------------------------------------------- responses
 
@@ -328,6 +343,30 @@ class Connection(asyncio.Protocol):
             transport.writelines((head, body))
         self.finish(exchange, keep_alive=keep_alive)
 
+    def respond_plainly(self, exchange: Exchange, data: bytes) -> bool:
+        """Write a complete response to a request of HTTP/1.1 that keeps its connection: what nearly all are.
+
+        Returns:
+            False if it is another kind of request, or the client is gone: then nothing was written.
+        """
+        transport = self._transport
+        if (
+            transport is None
+            or self._exchange is not exchange
+            or not exchange.keep_alive
+            or exchange.http_1_0
+            or self._pending
+            or self._paused
+            or not self._between
+            or self._refused
+        ):
+            return False
+        transport.write(data)
+        self._exchange = None
+        self._since = exchange.received_at
+        self.phase = Phase.IDLE
+        return True
+
     def mark(self, value: int) -> None:
         """Told with what is due to the client; see `serve/worker.py`."""
 
@@ -343,7 +382,8 @@ class Connection(asyncio.Protocol):
         self._exchange = None
         self.mark(0)
         self._since = monotonic()
-        self.phase = Phase.IDLE
+        # A piece of the next request may have come with this one.
+        self.phase = Phase.IDLE if self._between else Phase.BODY if self._started else Phase.HEAD
         if not keep_alive or (self._refused and not self._pending):
             self._pending.clear()
             self.close()
@@ -362,6 +402,27 @@ class Connection(asyncio.Protocol):
         if exchange is not None and self._transport is not None:
             self._handler.refuse(self, error, exchange.request.path)
         self.close()
+
+    def may_hand_off(self, exchange: Exchange) -> bool:
+        """Whether another process could go on with this connection: nothing of a next request was read here."""
+        return (
+            self._transport is not None
+            and self._exchange is exchange
+            and self._between
+            and not self._pending
+            and not self._refused
+            and exchange.keep_alive
+            and not exchange.http_1_0
+        )
+
+    def hand_off(self) -> None:
+        """Let go of the socket without ending the connection: somebody else holds a descriptor of it."""
+        transport = self._transport
+        self._transport = self._exchange = None
+        if transport is not None:
+            transport.pause_reading()
+            # Not `close`, which would wait for what is written: nothing is.
+            transport.abort()
 
     @property
     def idle(self) -> bool:
@@ -405,7 +466,7 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, error: RequestError) -> None:
         """Answer with an error and disconnect: what the client sends next has no meaning any more."""
-        self._refused = True
+        self._refused, self._between = True, False
         if self._transport is None:
             return
         if self._exchange is None:
@@ -434,6 +495,8 @@ class Connection(asyncio.Protocol):
 
 # RFC 9112 section 9.6: close the writing side first, and go on reading for a moment.
 LINGER_SECONDS = 1.0
+# What is longer carries tokens or cookies that change.
+MAX_LEARNED_HEAD_BYTES = 2048
 # A client that sends a body without waiting for 100 sees the 413 only if the body is read.
 MAX_DISCARDED_BYTES = 16 * 1024 * 1024
 

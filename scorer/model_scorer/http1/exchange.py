@@ -114,8 +114,8 @@ class Handler(Protocol):
         """Answer a request, now or later, by `exchange.connection.respond`; never raises."""
         ...
 
-    def handle_known(self, connection: Connection, head: KnownHead, body: bytes) -> Exchange:
-        """Begin and handle a request whose head is known."""
+    def handle_known(self, connection: Connection, head: KnownHead, body: bytes) -> None:
+        """Begin, `adopt` and handle a request whose head is known."""
         ...
 
     def learn_head(self, head: bytes, request: HttpRequest) -> None:

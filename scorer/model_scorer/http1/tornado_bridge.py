@@ -14,7 +14,7 @@ from tornado import httputil
 from tornado.concurrent import Future
 
 from model_scorer.errors import BadRequest
-from model_scorer.http1.connection import Exchange
+from model_scorer.http1.exchange import Exchange
 from model_scorer.http1.responses import SERVER, reason_phrase
 
 if TYPE_CHECKING:
@@ -128,12 +128,12 @@ def hand_over(application: Application, exchange: Exchange, connection: Exchange
     request = exchange.request
     target = f"{request.path}?{request.query}" if request.query else request.path
     headers = httputil.HTTPHeaders()
-    for name, value in request.headers.items():
-        headers.add(name.decode("latin-1").title(), value.decode("latin-1"))
-    delegate = application.start_request(connection, connection)
     version = "HTTP/1.0" if exchange.http_1_0 else "HTTP/1.1"
     start_line = httputil.RequestStartLine(request.method, target, version)
+    delegate = application.start_request(connection, connection)
     try:
+        for name, value in request.headers.items():
+            headers.add(name.decode("latin-1").title(), value.decode("latin-1").strip(" \t"))
         delegate.headers_received(start_line, headers)
     except httputil.HTTPInputError as err:
         raise BadRequest(f"malformed HTTP request: {err}") from err

@@ -73,7 +73,9 @@ def decode_image(
             upright.getexif()[_ORIENTATION] = orientation
             upright = ImageOps.exif_transpose(upright)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as err:
-        raise PayloadTooLarge(f"the image is too large: {err}") from err
+        raise PayloadTooLarge(
+            f"the image is too large: {err}; at most {max_pixels:,} pixels are accepted"
+        ) from err
     except (OSError, ValueError, SyntaxError, struct.error, EOFError, IndexError, KeyError) as err:
         raise Unprocessable(f"the {kind} image is truncated or broken: {err}") from err
     return upright

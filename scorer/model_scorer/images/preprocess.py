@@ -62,6 +62,13 @@ class Preprocess:
             return min(self.resize)
         return self.resize
 
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width of every row in pixels, or None when they are those of the image."""
+        if self.crop is not None:
+            return (self.crop, self.crop)
+        return self.resize if isinstance(self.resize, tuple) else None
+
     def affine(self) -> tuple[np.ndarray, np.ndarray]:
         """Scale, mean and std as one `pixels * a + b`.
 

@@ -6,13 +6,17 @@ Installed only under names that are not importable, so that the real packages wi
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
+from model_scorer.errors import BadRequest, InvalidInput
+from model_scorer.json_text import decode_json
 from model_scorer.runtimes.protocol import Call
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -107,6 +111,69 @@ def rawhttp(run: _F) -> _F:
 def is_rawhttp(run: Callable[..., Any]) -> bool:
     """Whether a `run` is marked with `rawhttp`."""
     return bool(getattr(run, _MARK, False))
+
+
+class DecoratedRun:
+    """A `run` under `@input_schema`: it takes the top-level keys of the JSON body as arguments.
+
+    The decorators are those of Azure ML's package inference-schema; they check and convert each argument.
+    https://learn.microsoft.com/azure/machine-learning/how-to-deploy-advanced-entry-script#automatically-generate-a-swagger-schema
+
+    Args:
+        run: as the script defines it.
+        parameters: names of its arguments.
+        required: those without a default.
+    """
+
+    def __init__(
+        self, run: Callable[..., Any], parameters: frozenset[str], required: frozenset[str]
+    ) -> None:
+        self._run = run
+        self.parameters = parameters
+        self._required = required
+
+    def read_arguments(self, text: str) -> dict[str, Any]:
+        """The arguments in a body.
+
+        Raises:
+            BadRequest: no JSON object, or an argument is missing.
+        """
+        value = decode_json(text.encode())
+        if not isinstance(value, dict):
+            raise BadRequest("expected a JSON object with the parameters of run")
+        missing = sorted(self._required - set(value))
+        if missing:
+            raise BadRequest(f"missing parameters: {', '.join(missing)}")
+        return {name: item for name, item in value.items() if name in self.parameters}
+
+    def __call__(self, arguments: dict[str, Any], **more: Any) -> Any:
+        """Call `run`.
+
+        Raises:
+            InvalidInput: a decorator refused an argument, before the script's own code ran.
+        """
+        try:
+            return self._run(**arguments, **more)
+        except Exception as err:
+            own = inspect.unwrap(self._run).__code__
+            if any(frame.f_code is own for frame, _ in traceback.walk_tb(err.__traceback__)):
+                raise
+            raise InvalidInput(f"the input does not fit its schema: {str(err)[:300]}") from err
+
+
+def find_schema(run: Callable[..., Any]) -> DecoratedRun | None:
+    """A `run` that is under inference-schema's decorators, None for any other."""
+    schemas = sys.modules.get("inference_schema.schema_util")
+    if schemas is None or not schemas.is_schema_decorated(run):
+        return None
+    names = schemas.get_input_schema(run).get("properties", {})
+    if not names:
+        return None  # `@output_schema` alone: the body comes as text
+    known = inspect.signature(run).parameters
+    required = {
+        name for name in names if name in known and known[name].default is inspect.Parameter.empty
+    }
+    return DecoratedRun(run, frozenset(names), frozenset(required))
 
 
 def install() -> None:

@@ -89,6 +89,10 @@ def load(folder: ModelFolder, settings: Settings) -> NetworkRuntime:
     path = folder.find_model_file(SUFFIXES)
     keras = _import_keras()
     backend = keras.backend.backend()
+    if backend == "torch":
+        import torch
+
+        torch.set_num_threads(count_cores(settings))
     if settings.device == "gpu" and not _sees_gpu(backend):
         raise NoGPU(
             f"device is gpu, and Keras' backend {backend} sees no GPU",

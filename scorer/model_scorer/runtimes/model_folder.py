@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +14,8 @@ import yaml
 from model_scorer.errors import InvalidSpec, LoadFailed
 
 SCRIPT_NAME = "score.py"
+# What `fetch` writes about itself, see docs/architecture.md.
+RECORD_NAME = ".fetched.json"
 CONFIG_NAME = "model.yaml"
 
 # Files that lie beside a model and are never the model itself.
@@ -103,3 +107,14 @@ def open_model_folder(path: Path) -> ModelFolder:
             raise InvalidSpec("model.yaml must be a mapping", "write `key: value` lines")
     script = path / SCRIPT_NAME
     return ModelFolder(path=path, script=script if script.is_file() else None, config=config)
+
+
+def read_model_digest(path: Path) -> str:
+    """The digest of what was fetched into a model folder, `sha256:…`; empty when the folder was filled by hand."""
+    try:
+        record = json.loads((path / RECORD_NAME).read_text(encoding="utf-8"))
+        digest = record["digest"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    valid = isinstance(digest, str) and re.fullmatch(r"sha256:[0-9a-f]{64}", digest)
+    return digest if valid else ""

@@ -307,10 +307,8 @@ class NetworkRuntime:
         how = self._config.preprocess
         shape = self._config.input_shape
         if how is not None:
-            side = how.crop or how.target_side or 224
-            size = (
-                how.resize if how.crop is None and isinstance(how.resize, tuple) else (side, side)
-            )
+            side = how.target_side or 224
+            size = how.size or (side, side)
             row: Array = np.zeros((1, *size, how.channels), np.uint8)
             prepared = Prepared(NetworkPayload(row, {}, 1), 1, ("images", row.shape[1:]))
         elif shape is not None:

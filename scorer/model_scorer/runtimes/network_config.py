@@ -68,8 +68,8 @@ def read_network_config(folder: ModelFolder) -> NetworkConfig:
             f"model.yaml: topK is {top_k!r}", "set topK to the number of labels to show, 3 say"
         )
     shape = _shape(config.get("input"))
-    if shape is None and preprocess is not None and preprocess.crop is not None:
-        sides = (preprocess.crop, preprocess.crop)
+    if shape is None and preprocess is not None and preprocess.size is not None:
+        sides = preprocess.size
         channels = (preprocess.channels,)
         shape = channels + sides if preprocess.layout == "NCHW" else sides + channels
     return NetworkConfig(preprocess, shape, labels, top_k, activation)

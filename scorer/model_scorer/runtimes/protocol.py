@@ -71,6 +71,8 @@ class RuntimeInfo:
         prepare_threads: threads on which `prepare` runs (image decoding); 0: on the event loop, for work of microseconds.
         concurrency: batches that `execute` may be given at the same time from different threads (2 on a GPU, so that
             one batch is copied while the other computes); 1 for everything that is not reentrant.
+        spreads: rows that wait are shared out evenly among the idle of `concurrency`, instead of filling one batch after
+            the other: right for cores that compute side by side, wrong for a GPU.
         scripted: `run(data)` of a score script takes the raw body: dialects give it `TextInput`.
         media: request content types beside JSON that `prepare` can take as `BlobsInput` (`image/*`), patterns allowed.
     """
@@ -83,6 +85,7 @@ class RuntimeInfo:
     may_block: bool = False
     prepare_threads: int = 0
     concurrency: int = 1
+    spreads: bool = False
     scripted: bool = False
     media: tuple[str, ...] = ()
 
@@ -309,7 +312,11 @@ class RuntimeModule(Protocol):
         ...
 
     def load_in_worker(self, settings: Settings) -> bool:
-        """Whether each worker must load for itself, because the framework's state does not survive a fork (a GPU)."""
+        """Whether the process that serves must load for itself, because the framework's state does not survive a fork.
+
+        There is one such process then, with one copy of the model; `info.concurrency` says how it uses the cores, whose
+        number is `settings.workers`.
+        """
         ...
 
 

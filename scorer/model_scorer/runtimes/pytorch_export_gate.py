@@ -11,7 +11,9 @@ from __future__ import annotations
 import ast
 import io
 import json
+import os
 import re
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any, NoReturn
@@ -59,6 +61,10 @@ _EXPRESSION_NODES = (
 )
 # Values that torch hands on as data (written with `repr` where they get into source), and notes that it only keeps.
 _DATA_KEYS = frozenset({"as_string", "as_strings", "metadata", "torch_version", "guards_code"})
+# The records at a zip file's end (https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, 4.3.14 to 4.3.16).
+_END = struct.Struct("<4s4H2LH")
+_LOCATOR_64 = struct.Struct("<4sLQL")
+_END_64 = struct.Struct("<4sQ2H2L4Q")
 _TREE_TYPES = (None, "builtins.tuple", "builtins.list", "builtins.dict")
 
 
@@ -78,6 +84,7 @@ def check_export(path: Path, *, trust: bool) -> None:
     if trust:
         return
     try:
+        _check_ends(path)
         with zipfile.ZipFile(path) as archive:
             _Gate(path.name).check(archive)
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as err:
@@ -85,6 +92,33 @@ def check_export(path: Path, *, trust: bool) -> None:
             f"{path.name} is truncated or no torch.export archive: {err}",
             "upload it again; sha256 in the spec tells a broken upload at once",
         ) from err
+
+
+def _check_ends(path: Path) -> None:
+    """Make sure that Python's reader of zip files and torch's find the same entries in the same places.
+
+    Python looks for the list of entries behind bytes that are none, and moves all places by as much; torch does not.
+    """
+    with path.open("rb") as file:
+        head = file.read(4)
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _END.size - _LOCATOR_64.size - _END_64.size))
+        tail = file.read()
+    if head != b"PK\x03\x04" or len(tail) < _END.size:
+        raise zipfile.BadZipFile("it does not begin as a zip file")
+    end = _END.unpack(tail[-_END.size :])
+    if end[0] != b"PK\x05\x06" or end[7]:
+        raise zipfile.BadZipFile("it does not end as a zip file")
+    begins, length, start = size - _END.size, end[5], end[6]
+    locator = tail[: -_END.size][-_LOCATOR_64.size :]
+    if locator[:4] == b"PK\x06\x07":
+        begins -= _LOCATOR_64.size + _END_64.size
+        end_64 = _END_64.unpack(tail[: _END_64.size])
+        if end_64[0] != b"PK\x06\x06" or _LOCATOR_64.unpack(locator)[2] != begins:
+            raise zipfile.BadZipFile("its list of entries is not at its end")
+        length, start = end_64[8], end_64[9]
+    if start + length != begins:
+        raise zipfile.BadZipFile("its list of entries is not at its end")
 
 
 class _Gate:

@@ -90,6 +90,7 @@ def _engine(
             max_batch_rows=rows,
             prepare_threads=cores if images else 0,
             concurrency=cores if images else 1,
+            spreads=images,
             media=media,
         )
         return CpuEngine(scored, cores=cores), (rows,), info

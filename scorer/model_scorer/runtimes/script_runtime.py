@@ -1,7 +1,8 @@
 """Score scripts: `score.py` with `init()` and `run(data)`, as Azure ML has them, and an optional `run_batch(list)`.
 
 `run` gets the raw body as text; what it returns is encoded as JSON. `run(data, request_headers)` gets the headers too.
-A `run` decorated with `@rawhttp` gets the request itself and may return an `AMLResponse`.
+A `run` decorated with `@rawhttp` gets the request itself and may return an `AMLResponse`; one under inference-schema's
+`@input_schema` gets the top-level keys of the body as arguments.
 https://learn.microsoft.com/azure/machine-learning/how-to-deploy-advanced-entry-script
 """
 
@@ -140,6 +141,7 @@ class ScriptRuntime:
         self._run = run
         self._run_batch = run_batch
         self._raw = azureml_api.is_rawhttp(run)
+        self._decorated = None if self._raw else azureml_api.find_schema(run)
         try:
             self._wants_headers = "request_headers" in inspect.signature(run).parameters
         except (TypeError, ValueError):
@@ -161,6 +163,9 @@ class ScriptRuntime:
             return Prepared(call, 1, call)
         if not isinstance(call.input, TextInput):
             raise BadRequest("the model's score script takes a JSON body")
+        if self._decorated is not None:
+            # Read twice, here and in the call: it is the client's mistake, and must be told before the queue.
+            self._decorated.read_arguments(call.input.text)
         return Prepared(call, 1, "script" if self._run_batch else object())
 
     def execute(self, batch: Sequence[Prepared]) -> Sequence[Output | Exception]:
@@ -186,7 +191,10 @@ class ScriptRuntime:
                 result = self._run(azureml_api.AMLRequest(call))
             else:
                 text = call.input.text if isinstance(call.input, TextInput) else ""
-                if self._wants_headers:
+                if self._decorated is not None:
+                    more = {"request_headers": dict(call.headers)} if self._wants_headers else {}
+                    result = self._decorated(self._decorated.read_arguments(text), **more)
+                elif self._wants_headers:
                     result = self._run(text, request_headers=dict(call.headers))
                 else:
                     result = self._run(text)

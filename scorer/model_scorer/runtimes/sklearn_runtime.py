@@ -46,6 +46,7 @@ from model_scorer.runtimes.rows import (
     wrong_width,
 )
 from model_scorer.runtimes.sklearn_inspect import EstimatorShape, inspect_estimator
+from model_scorer.runtimes.sklearn_linear import compile_linear
 from model_scorer.runtimes.tensors import datatype_of
 from model_scorer.settings import Settings
 
@@ -53,6 +54,8 @@ log = logging.getLogger(__name__)
 
 SUFFIXES = (".joblib", ".pkl", ".pickle", ".skops")
 METHODS = ("predict", "predict_proba")
+# Requests of more rows are made arrays one by one: their bytes, not the calls, are what takes time.
+MAX_JOINED_ROWS = 8
 
 
 def load_in_worker(settings: Settings) -> bool:
@@ -105,6 +108,7 @@ def _read_estimator(path: Path, *, trust: bool) -> Any:
                 f"{path.name} holds types outside the allow-list: {', '.join(untrusted[:10])}",
                 "if you trust the model's author, set SCORER_TRUST_PICKLE to true",
             )
+        verify.check_versions(path, "sklearn")
         return skops.io.load(path, trusted=untrusted)
     verify.check_pickle(path, trust=trust)
     verify.check_versions(path, "sklearn")
@@ -148,6 +152,12 @@ class SklearnRuntime:
         self._methods = {m: getattr(estimator, m) for m in METHODS if hasattr(estimator, m)}
         self._shape: EstimatorShape = inspect_estimator(estimator)
         self._input_name = "X"
+        self._columns_known = bool(self._shape.columns)
+        # Rows of few numbers are validated and joined once for the whole batch.
+        self._joins_rows = self._shape.all_numbers
+        self._linear = compile_linear(estimator) if self._shape.all_numbers else None
+        self._rows_group = ((answer,), "d", (self._shape.width,))
+        self._answer_only = (answer,)
         self.info = RuntimeInfo(
             framework="sklearn", version=metadata.version("scikit-learn"), platform="sklearn"
         )
@@ -177,6 +187,17 @@ class SklearnRuntime:
 
     def prepare(self, call: Call) -> Prepared:
         """Check rows, columns and types against what the estimator was fitted with."""
+        given = call.input
+        if self._joins_rows and not call.outputs and type(given) is RowsInput:
+            rows = given.rows
+            width = self._shape.width
+            if rows and len(rows) <= MAX_JOINED_ROWS:
+                for row in rows:
+                    if type(row) is not list or len(row) != width:
+                        break
+                else:
+                    # Values are looked at when all rows of the batch are.
+                    return Prepared((self._answer_only, rows), len(rows), self._rows_group)
         methods = call.outputs or (self._answer,)
         if call.outputs:
             for name in methods:
@@ -282,32 +303,115 @@ class SklearnRuntime:
     # ------------------------------------------------------------------------------------------------- execution
 
     def execute(self, batch: Sequence[Prepared]) -> Sequence[Output | Exception]:
-        """One call of the estimator for all rows of the batch."""
-        methods, first = batch[0].payload
-        if isinstance(first, dict):
-            merged: Any = {
-                name: stack_rows([item.payload[1][name] for item in batch]) for name in first
-            }
-        else:
-            merged = stack_rows([item.payload[1] for item in batch])
-        model_input = self._model_input(merged)
+        """One call of the estimator for all rows of the batch; requests that it cannot take fail alone."""
+        parts = [item.payload[1] for item in batch]
         try:
-            # Values beyond float32 are told to the client by `blame_input`, not to the log.
-            with np.errstate(over="ignore"):
-                results = {name: _as_array(self._methods[name](model_input)) for name in methods}
-        except ValueError as err:
-            blamed = blame_input(merged, err)
-            if blamed is not None:
-                raise blamed from err
-            raise
+            return self._execute(batch, parts)
+        except InvalidInput as err:
+            if len(batch) == 1:
+                return [err]
+            return self._execute_without_guilty(batch, parts, err)
+
+    def _execute(self, batch: Sequence[Prepared], parts: list[Any]) -> list[Output | Exception]:
+        methods = batch[0].payload[0]
+        merged: Any
+        if isinstance(parts[0], dict):
+            merged = {name: stack_rows([part[name] for part in parts]) for name in parts[0]}
+        elif self._joins_rows:
+            merged = self._join(parts)
+        else:
+            merged = stack_rows(parts)
+        results = self._predict_at_once(methods, merged)
+        if results is None:
+            results = self._predict(methods, merged)
         if len(batch) == 1:
             return [Prediction(results)]
+        if len(methods) == 1:
+            array = results[methods[0]]
+            if array.ndim == 1 and array.dtype.kind in "iub" and len(array) == len(batch):
+                # One small answer each, and all of them as Python values in one step.
+                name = methods[0]
+                return [
+                    Prediction({name: array[i : i + 1]}, [value])
+                    for i, value in enumerate(array.tolist())
+                ]
         sizes = [item.rows for item in batch]
         pieces = {name: split_rows(array, sizes) for name, array in results.items()}
         return [
             Prediction({name: pieces[name][index] for name in methods})
             for index in range(len(batch))
         ]
+
+    def _execute_without_guilty(
+        self, batch: Sequence[Prepared], parts: list[Any], error: InvalidInput
+    ) -> list[Output | Exception]:
+        """Find who made a batch fail, and score the others together: one bad request costs them one call, not each."""
+        outcomes: list[Output | Exception] = []
+        good: list[int] = []
+        for index, part in enumerate(parts):
+            try:
+                parts[index] = checked = self._join([part]) if type(part) is list else part
+                blamed = blame_input(checked, error)
+            except InvalidInput as err:
+                blamed = err
+            outcomes.append(blamed or error)
+            if blamed is None:
+                good.append(index)
+        if good and len(good) < len(batch):
+            scored = self._execute([batch[i] for i in good], [parts[i] for i in good])
+            for index, outcome in zip(good, scored, strict=True):
+                outcomes[index] = outcome
+            return outcomes
+        raise error
+
+    def _join(self, parts: list[Any]) -> Array:
+        """All rows of a batch as one matrix; lists of lists are validated on the way."""
+        width = self._shape.width
+        if all([type(part) is list for part in parts]):
+            rows = parts[0] if len(parts) == 1 else [row for part in parts for row in part]
+            try:
+                array = np.array(rows)
+            except (ValueError, OverflowError):
+                array = None
+            # Mixed with a text, a list or a number beyond 64 bits, it would be no matrix of floats. Integers and
+            # truth values convert to the same floats here as they would alone.
+            if array is not None and array.shape == (len(rows), width):
+                if array.dtype == np.float64:
+                    return array
+                if array.dtype.kind in "iu":
+                    return array.astype(np.float64)
+        return stack_rows(
+            [
+                parse_matrix(part, width, self._shape.columns) if type(part) is list else part
+                for part in parts
+            ]
+        )
+
+    def _predict_at_once(self, methods: tuple[str, ...], merged: Any) -> dict[str, Array] | None:
+        if (
+            self._linear is None
+            or methods != ("predict",)
+            or merged.dtype.char not in "df"
+            or not merged.flags.c_contiguous
+        ):
+            return None
+        with np.errstate(all="ignore"):
+            array = self._linear(merged)
+        return None if array is None else {"predict": array}
+
+    def _predict(
+        self, methods: tuple[str, ...], merged: Array | dict[str, Array]
+    ) -> dict[str, Array]:
+        model_input = self._model_input(merged)
+        try:
+            # Values beyond float32 are told to the client by `blame_input`, not to the log.
+            with np.errstate(over="ignore"):
+                return {name: _as_array(self._methods[name](model_input)) for name in methods}
+        except ValueError as err:
+            blamed = blame_input(merged, err)
+            if blamed is not None:
+                raise blamed from err
+            raise
 
     def _model_input(self, merged: Array | dict[str, Array]) -> Any:
         if isinstance(merged, dict) or self._shape.columns:
@@ -326,7 +430,9 @@ class SklearnRuntime:
             prepared = self.prepare(Call(self._made_up_row()))
             outputs = []
             for name in self._order():
-                array = _as_array(self._methods[name](self._model_input(prepared.payload[1])))
+                given = prepared.payload[1]
+                rows = self._join([given]) if isinstance(given, list) else given
+                array = _as_array(self._methods[name](self._model_input(rows)))
                 outputs.append(TensorSpec(name, datatype_of(array), (-1, *array.shape[1:])))
         except Exception:
             log.info("the made-up row for the warm-up was refused by the model", exc_info=True)
@@ -352,7 +458,7 @@ class SklearnRuntime:
         """Nothing to release."""
 
 
-def blame_input(merged: Array | dict[str, Array], error: ValueError) -> InvalidInput | None:
+def blame_input(merged: Array | dict[str, Array], error: Exception) -> InvalidInput | None:
     """The client's mistake behind an estimator's failure, or None when the model is to blame.
 
     Asked only after a failure, so that good requests do not pay for it: which estimators take missing values, or values

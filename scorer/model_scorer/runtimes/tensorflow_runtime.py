@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -38,6 +39,15 @@ def _import_tensorflow() -> Any:
     import tensorflow
 
     return tensorflow
+
+
+def _limit_threads(tensorflow: Any, cores: int) -> None:
+    """As many threads as the quota has cores: TensorFlow itself would count those of the node."""
+    threading = tensorflow.config.threading
+    # They can be set once in a process, before anything has run.
+    with contextlib.suppress(RuntimeError):
+        threading.set_intra_op_parallelism_threads(cores)
+        threading.set_inter_op_parallelism_threads(cores)
 
 
 class TensorflowEngine:
@@ -99,6 +109,7 @@ def load(folder: ModelFolder, settings: Settings) -> NetworkRuntime:
         )
     path = _find_saved_model(folder)
     tensorflow = _import_tensorflow()
+    _limit_threads(tensorflow, count_cores(settings))
     if settings.device == "gpu" and not tensorflow.config.list_physical_devices("GPU"):
         raise NoGPU(
             f"device is gpu, and TensorFlow {tensorflow.__version__} sees no GPU",

@@ -12,6 +12,8 @@ from model_scorer.logs import format_timestamp
 FLUSH_SECONDS = 0.05
 # Writes up to this size reach a pipe in one piece, so that lines of several processes never mix (pipe(7)).
 PIPE_BUF = 4096
+# Paths whose JSON form is kept; a client may invent any number.
+MAX_QUOTED = 256
 
 
 class AccessLog:
@@ -36,6 +38,7 @@ class AccessLog:
         self._model = json.dumps(model)
         self._second = 0
         self._time_prefix = ""
+        self._quoted: dict[str, str] = {}
 
     def wants(self, status: int) -> bool:
         """Whether the next answer is to be logged: every failure, and the sampled share of the successes."""
@@ -50,7 +53,6 @@ class AccessLog:
 
     def log(
         self,
-        *,
         request_id: str,
         method: str,
         path: str,
@@ -65,9 +67,12 @@ class AccessLog:
     ) -> None:
         """Note one answered request that `wants` chose."""
         failure = f',"reason":"{reason}"' if reason else ""
+        quoted = self._quoted.get(path)
+        if quoted is None:
+            quoted = self._quote(path)
         self._lines.append(
             f'{{"time":"{self._time()}","level":"info","logger":"access","model":{self._model},'
-            f'"request_id":"{_plain(request_id)}","method":"{_plain(method)}","path":{_quote(path)},'
+            f'"request_id":"{_plain(request_id)}","method":"{method}","path":{quoted},'
             f'"dialect":"{dialect}","status":{status},"ms":{seconds * 1000:.2f},'
             f'"queue_ms":{queue_seconds * 1000:.2f},"rows":{rows},"bytes_in":{bytes_in},'
             f'"bytes_out":{bytes_out}{failure}}}\n'
@@ -76,21 +81,25 @@ class AccessLog:
             self._scheduled = True
             self._loop.call_later(FLUSH_SECONDS, self.flush)
 
+    def _quote(self, path: str) -> str:
+        if len(self._quoted) >= MAX_QUOTED:
+            self._quoted.clear()
+        quoted = self._quoted[path] = json.dumps(path[:200])
+        return quoted
+
     def flush(self) -> None:
         """Write what is collected."""
         self._scheduled = False
         lines, self._lines = self._lines, []
-        chunk: list[bytes] = []
-        size = 0
-        for line in lines:
-            raw = line.encode("utf-8", "replace")
-            if size + len(raw) > PIPE_BUF and chunk:
-                self._write(b"".join(chunk))
-                chunk, size = [], 0
-            chunk.append(raw)
-            size += len(raw)
-        if chunk:
-            self._write(b"".join(chunk))
+        start = size = 0
+        # A line is ASCII, so that its length is its size.
+        for index, line in enumerate(lines):
+            size += len(line)
+            if size > PIPE_BUF and index > start:
+                self._write("".join(lines[start:index]).encode("ascii", "replace"))
+                start, size = index, len(line)
+        if lines:
+            self._write("".join(lines[start:]).encode("ascii", "replace"))
 
     def _write(self, data: bytes) -> None:
         try:
@@ -108,8 +117,7 @@ class AccessLog:
 
 
 def _plain(text: str) -> str:
-    return text if text.isalnum() else text.replace("\\", "").replace('"', "")
+    return text if '"' not in text and "\\" not in text else text.translate(_UNQUOTED)
 
 
-def _quote(text: str) -> str:
-    return json.dumps(text[:200])
+_UNQUOTED = {ord('"'): None, ord("\\"): None}

@@ -1,11 +1,9 @@
-"""One worker's application: routes, keys, deadlines, the batcher, and the answers' common headers."""
+"""One worker's application: routes, keys, deadlines, decoding, the batcher; `answers.py` is the way out."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
-import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import monotonic
@@ -17,34 +15,46 @@ from tornado.web import Application
 from model_scorer.dialects.azureml import SCRIPT_ERROR
 from model_scorer.dialects.protocol import Answer, Dialect, HttpRequest, Target
 from model_scorer.errors import (
-    BadRequest,
     DeadlineExceeded,
     MethodNotAllowed,
     ModelFailed,
     NotReady,
-    PlainHttp,
+    Overloaded,
     RequestError,
-    Unauthorized,
 )
-from model_scorer.http1.connection import Connection, Exchange, HttpLimits
-from model_scorer.http1.responses import render_lines
+from model_scorer.http1.connection import Connection
+from model_scorer.http1.exchange import HttpLimits, KnownHead
 from model_scorer.http1.tornado_bridge import ExchangeConnection, hand_over
 from model_scorer.runtimes.protocol import Call, Output, Prepared, Runtime
+from model_scorer.serve.access import TIMEOUT_HEADER, check_access, read_timeout
 from model_scorer.serve.access_log import AccessLog
+from model_scorer.serve.answers import Answers
 from model_scorer.serve.batcher import Batcher
-from model_scorer.serve.keys import KeyStore, presented_key
+from model_scorer.serve.job import ScoringJob
+from model_scorer.serve.keys import KeyStore
+from model_scorer.serve.payload_log import PayloadLog
 from model_scorer.serve.query_body import body_from_query
 from model_scorer.serve.request_ids import RequestIds, read_id
 from model_scorer.serve.routes import Route, build_routes, dialect_of_path
-from model_scorer.serve.shared import DIALECTS, IN_FLIGHT, QUEUED, WorkerSlot
-from model_scorer.ui import OPEN_PATHS as UI_PATHS
+from model_scorer.serve.shared import IN_FLIGHT, QUEUED, WorkerSlot
+from model_scorer.serve.sharing import MIN_CALL_SECONDS, WorkSharing
+from model_scorer.serve.tracing import Tracer
+from model_scorer.serve.tracked import TrackedConnection
 
 log = logging.getLogger(__name__)
 
-_OPEN_PATHS = frozenset({"/", *UI_PATHS})
-_TIMEOUT_HEADER = b"x-request-timeout-seconds"
-_HOST = re.compile(r"[A-Za-z0-9._~:\[\]-]{1,300}")
-_OTHER = DIALECTS.index("other")
+MAX_KNOWN_HEADS = 512
+# What differs from request to request: a head with one of these will not come again.
+_PER_REQUEST = frozenset(
+    {
+        b"x-request-id",
+        b"x-ms-request-id",
+        b"x-ms-client-request-id",
+        b"traceparent",
+        b"x-b3-traceid",
+        TIMEOUT_HEADER,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,47 +65,17 @@ class AppOptions:
         timeout_seconds: per-request deadline.
         limits: of a connection.
         keys: None when the port is open.
+        payload_log: None unless payload sampling is on.
+        tracer: None unless traces are on.
+        model_digest: of what was fetched, in a header of every answer; empty: unknown.
     """
 
     timeout_seconds: float
     limits: HttpLimits
     keys: KeyStore | None
-
-
-class ScoringJob:
-    """A request between its validation and its answer."""
-
-    __slots__ = (
-        "app",
-        "context",
-        "deadline",
-        "exchange",
-        "prepared",
-        "queued_at",
-        "queued_seconds",
-        "request_id",
-        "route",
-        "settled",
-    )
-
-    def __init__(self, app: ScoringApp, exchange: Exchange, route: Route, request_id: str) -> None:
-        self.app = app
-        self.exchange = exchange
-        self.route = route
-        self.request_id = request_id
-        self.prepared: Prepared = _NOTHING
-        self.context: Any = None
-        self.deadline = exchange.received_at + app.timeout_seconds
-        self.queued_at = exchange.received_at
-        self.settled = False
-
-    def settle(self, outcome: Output | Exception, exec_seconds: float) -> None:
-        """Answer with the outcome."""
-        self.settled = True
-        self.app.answer(self, outcome, exec_seconds)
-
-
-_NOTHING = Prepared(None, 0, None)
+    payload_log: PayloadLog | None = None
+    tracer: Tracer | None = None
+    model_digest: str = ""
 
 
 class ScoringApp:
@@ -131,25 +111,30 @@ class ScoringApp:
         self._batcher = batcher
         self._pages = pages
         self._keys = options.keys
-        self._log = access_log
-        self._slot = slot
+        self._tracer = options.tracer
         self._ints = slot.ints
         self._ids = RequestIds()
+        self._answers = Answers(
+            target.version, self._ids, access_log, options.payload_log, slot, options.model_digest
+        )
         self._routes = build_routes(target.name, target.version)
         # Targets that need no parsing: the scoring routes without a query.
         self.paths = {path.encode(): path for path in self._routes}
+        self.known_heads: dict[bytes, KnownHead] = {}
+        if self._keys is not None:
+            self._keys.on_change = self.known_heads.clear
         self._connections: set[Connection] = set()
         self._decoders = (
             ThreadPoolExecutor(runtime.info.prepare_threads, thread_name_prefix="decode")
             if runtime.info.prepare_threads
             else None
         )
-        self._revision = (("x-model-revision", target.version),)
-        self._revision_line = render_lines(self._revision)
         self.limits = options.limits
         self.timeout_seconds = options.timeout_seconds
         self.closing = False
         self.in_flight = 0
+        # Set by the worker where several share the work.
+        self.sharing: WorkSharing | None = None
 
     # ---------------------------------------------------------------------------------------- connections' handler
 
@@ -161,116 +146,171 @@ class ScoringApp:
         """See `Handler`."""
         self._connections.discard(connection)
 
-    def disconnected(self, exchange: Exchange) -> None:
+    def begin(
+        self,
+        connection: Connection,
+        request: HttpRequest,
+        keep_alive: bool,
+        http_1_0: bool,
+        received_at: float,
+    ) -> ScoringJob:
+        """See `Handler`."""
+        return ScoringJob(self, connection, request, keep_alive, http_1_0, received_at)
+
+    def learn_head(self, head: bytes, request: HttpRequest) -> None:
+        """See `Handler`; only heads of authorised scoring requests, of which none is particular to its request."""
+        route = self._routes.get(request.path)
+        if route is None or request.query or request.method != "POST":
+            return
+        if not _PER_REQUEST.isdisjoint(request.headers):
+            return
+        try:
+            check_access(request, request.path, self._keys)
+        except RequestError:
+            return
+        if len(self.known_heads) >= MAX_KNOWN_HEADS:
+            self.known_heads.clear()
+        length = int(request.headers[b"content-length"])
+        self.known_heads[head] = KnownHead(length, request.path, request.headers, route)
+
+    def handle_known(self, connection: Connection, head: KnownHead, body: bytes) -> None:
+        """See `Handler`: `learn_head` has checked what `handle` would check."""
+        request = HttpRequest("POST", head.path, "", head.headers, body)
+        job = ScoringJob(self, connection, request, True, False, monotonic())
+        connection.adopt(job)
+        job.route = route = head.context
+        job.request_id = self._ids.new()
+        try:
+            if self.sharing is not None and self._pass_on(job):
+                return
+            if self._tracer is not None:
+                job.span = self._tracer.begin(route.dialect.name, request)
+            if self._decoders is not None:
+                self._decode_elsewhere(job)
+                return
+            call, job.context = route.dialect.decode(request, self._target)
+            job.prepared = self._prepare(call)
+            self._batcher.submit(job)
+            self._count_in(job)
+        except RequestError as err:
+            self._fail(job, err)
+        except Exception:
+            log.exception("a request failed in the server itself")
+            self._fail(job, RequestError("internal error"))
+
+    def disconnected(self, exchange: ScoringJob) -> None:
         """Work that nobody waits for is not begun."""
-        state = exchange.state
-        if isinstance(state, ScoringJob):
-            if not state.settled:
-                state.settled = True
-                self._leave()
-        elif isinstance(state, ExchangeConnection):
-            state.lost()
+        if exchange.page is not None:
+            exchange.page.lost()
+        elif not exchange.settled:
+            exchange.settled = True
+            self._leave(exchange)
 
     def refuse(self, connection: Connection, error: RequestError, target: str) -> None:
         """A request that was malformed, too large or too slow."""
         path = target.partition("?")[0]
         dialect, index = self._dialect_of(path)
-        answer = dialect.error(error)
-        request_id = self._ids.new()
-        lines = f"x-request-id: {request_id}\r\n{self._revision_line}"
-        lines += render_lines(answer.headers)
-        connection.write_refusal(answer.status, answer.content_type, answer.body, lines)
-        self._slot.count_error(error.reason)
-        self._slot.count_request(index, answer.status, 0.0)
-        self._note(request_id, "-", path, dialect.name, answer, error.reason)
+        self._answers.refuse(connection, error, path, dialect, index)
 
-    def handle(self, exchange: Exchange) -> None:
+    def handle(self, exchange: ScoringJob) -> None:
         """Answer one request; see `Handler`."""
-        request = exchange.request
+        job = exchange
+        request = job.request
         path = request.path
         route = self._routes.get(path)
         if route is None and "%" in path:
             route = self._routes.get(unquote(path))
-        job = None
+        job.route = route
         try:
-            self._check_access(request, path)
-            if route is None:
-                self._serve_page(exchange)
-                return
-            job = ScoringJob(self, exchange, route, "")
+            check_access(request, path, self._keys)
             headers = request.headers
             job.request_id = (
                 read_id(headers, b"x-request-id") if b"x-request-id" in headers else ""
             ) or self._ids.new()
-            self._enter(job)
+            if route is None:
+                self._serve_page(job)
+                return
+            if self.sharing is not None and request.method == "POST" and self._pass_on(job):
+                return
+            if self._tracer is not None:
+                job.span = self._tracer.begin(route.dialect.name, request)
+            self._enter(job, route)
         except RequestError as err:
-            self._fail_early(exchange, route, job, err)
+            self._fail_early(job, err)
         except Exception:
             log.exception("a request failed in the server itself")
-            self._fail_early(exchange, route, job, RequestError("internal error"))
+            self._fail_early(job, RequestError("internal error"))
 
     # ------------------------------------------------------------------------------------------------ the way in
 
-    def _check_access(self, request: HttpRequest, path: str) -> None:
-        headers = request.headers
-        if b"x-forwarded-proto" in headers:
-            forwarded = headers[b"x-forwarded-proto"].split(b",")[0].strip().lower()
-            if forwarded == b"http":
-                raise PlainHttp(_https_location(request))
-        if self._keys is None or path in _OPEN_PATHS:
-            return
-        key = presented_key(headers)
-        if key is None:
-            raise Unauthorized(
-                "an API key is needed: send the header Authorization: Bearer <key>",
-                (("WWW-Authenticate", 'Bearer realm="scoring"'),),
-            )
-        if not self._keys.allows(key):
-            raise Unauthorized(
-                "the API key is wrong",
-                (("WWW-Authenticate", 'Bearer realm="scoring", error="invalid_token"'),),
-            )
-
-    def _enter(self, job: ScoringJob) -> None:
-        request = job.exchange.request
-        route = job.route
+    def _enter(self, job: ScoringJob, route: Route) -> None:
+        request = job.request
         method = request.method
         if method != "POST":
             if method == "OPTIONS":
-                self._respond(job, Answer(200, b"", headers=(("Allow", _allow(route)),)))
+                self._answers.send(job, Answer(200, b"", headers=(("Allow", _allow(route)),)))
                 return
             if method not in route.methods:
                 raise MethodNotAllowed("Method not allowed", (("Allow", _allow(route)),))
             request.body = body_from_query(request.query)
             request.headers[b"content-type"] = b"application/json"
-        if _TIMEOUT_HEADER in request.headers:
-            job.deadline = min(job.deadline, job.exchange.received_at + _read_timeout(request))
+        if TIMEOUT_HEADER in request.headers:
+            job.deadline = min(job.deadline, job.received_at + read_timeout(request))
         if self._decoders is not None:
-            self._count_in(job)
-            self._decoders.submit(self._decode_on_thread, job)
+            self._decode_elsewhere(job)
             return
         call, job.context = route.dialect.decode(request, self._target)
         job.prepared = self._prepare(call)
         self._batcher.submit(job)
         self._count_in(job)
 
+    def _pass_on(self, job: ScoringJob) -> bool:
+        """Give a request to a worker that has less to do, if that is worth it."""
+        batcher = self._batcher
+        if batcher.inline or not self.in_flight or batcher.mean_seconds < MIN_CALL_SECONDS:
+            return False
+        assert self.sharing is not None
+        taker = self.sharing.find_taker(self.in_flight)
+        if taker is None:
+            return False
+        connection = job.connection
+        return isinstance(connection, TrackedConnection) and connection.pass_on(
+            self.sharing, taker, job
+        )
+
     def _count_in(self, job: ScoringJob) -> None:
-        job.exchange.state = job
-        job.exchange.connection.mark(job.route.index + 1)
+        assert job.route is not None
+        job.counted = True
+        job.connection.mark(job.route.index + 1)
         self.in_flight += 1
         self._ints[IN_FLIGHT] = self.in_flight
 
-    def _leave(self) -> None:
+    def _leave(self, job: ScoringJob) -> None:
+        if not job.counted:
+            return
+        job.counted = False
         self.in_flight -= 1
         ints = self._ints
         ints[IN_FLIGHT] = self.in_flight
         if not self._batcher.inline:
             ints[QUEUED] = self._batcher.queued
 
+    def _decode_elsewhere(self, job: ScoringJob) -> None:
+        assert self._decoders is not None
+        if self.in_flight >= self._batcher.most_in_flight:
+            raise Overloaded("too many requests are waiting")
+        self._count_in(job)
+        self._decoders.submit(self._decode_on_thread, job)
+
     def _decode_on_thread(self, job: ScoringJob) -> None:
         outcome: tuple[Call, Any, Prepared] | Exception
+        if job.settled:
+            return  # nobody waits for it any more
         try:
-            call, context = job.route.dialect.decode(job.exchange.request, self._target)
+            assert job.route is not None
+            if monotonic() >= job.deadline:
+                raise DeadlineExceeded("the deadline passed while the request waited")
+            call, context = job.route.dialect.decode(job.request, self._target)
             outcome = (call, context, self._prepare(call))
         except Exception as err:
             outcome = err
@@ -293,22 +333,22 @@ class ScoringApp:
             self._batcher.submit(job)
         except RequestError as err:
             job.settled = True
-            self._leave()
+            self._leave(job)
             self._fail(job, err)
 
     # ----------------------------------------------------------------------------------------------- the way out
 
     def answer(self, job: ScoringJob, outcome: Output | Exception, exec_seconds: float) -> None:
         """Encode a job's outcome and send it; called by the batcher through the job."""
-        self._leave()
+        route = job.route
+        assert route is not None
+        self._leave(job)
         try:
             if isinstance(outcome, Exception):
-                self._fail(job, self._translate(job, outcome))
+                self._fail(job, self._translate(job, outcome), exec_seconds)
                 return
-            answer = job.route.dialect.encode(
-                outcome, job.context, self._target, exec_seconds * 1000
-            )
-            self._respond(job, answer, exec_seconds)
+            answer = route.dialect.encode(outcome, job.context, self._target, exec_seconds * 1000)
+            self._answers.send(job, answer, exec_seconds)
         except Exception as err:
             log.error(
                 "the model's result cannot be encoded",
@@ -328,116 +368,37 @@ class ScoringApp:
             return ModelFailed(SCRIPT_ERROR)
         return ModelFailed(f"the model failed on this request ({type(error).__name__})")
 
-    def _fail(self, job: ScoringJob, error: RequestError) -> None:
-        self._slot.count_error(error.reason)
-        self._respond(job, job.route.dialect.error(error), reason=error.reason)
+    def _fail(self, job: ScoringJob, error: RequestError, exec_seconds: float = 0.0) -> None:
+        assert job.route is not None
+        self._answers.slot.count_error(error.reason)
+        self._answers.send(job, job.route.dialect.error(error), exec_seconds, error.reason)
 
-    def _fail_early(
-        self,
-        exchange: Exchange,
-        route: Route | None,
-        job: ScoringJob | None,
-        error: RequestError,
-    ) -> None:
+    def _fail_early(self, job: ScoringJob, error: RequestError) -> None:
         """An error before the request was queued, or on a path that is no scoring route."""
-        if route is None:
-            dialect, index = self._dialect_of(exchange.request.path)
-            route = Route(dialect, index)
-        if job is None:
-            job = ScoringJob(self, exchange, route, self._ids.new())
-        elif not job.request_id:
+        if job.route is None:
+            job.route = Route(*self._dialect_of(job.request.path))
+        if not job.request_id:
             job.request_id = self._ids.new()
         self._fail(job, error)
 
-    def _respond(
-        self, job: ScoringJob, answer: Answer, exec_seconds: float = 0.0, reason: str = ""
-    ) -> None:
-        exchange = job.exchange
-        request = exchange.request
-        request_id = job.request_id
-        lines = f"x-request-id: {request_id}\r\n{self._revision_line}"
-        if answer.headers:
-            lines += render_lines(answer.headers)
-        if job.route.dialect.name == "score":
-            sent = request.headers
-            client = ""
-            if b"x-ms-client-request-id" in sent or b"x-ms-request-id" in sent:
-                client = _short_id(sent, b"x-ms-client-request-id") or _short_id(
-                    sent, b"x-ms-request-id"
-                )
-            lines += f"x-ms-request-id: {client or request_id}\r\n"
-            if client:
-                lines += f"x-ms-client-request-id: {client}\r\n"
-        # Counted before it is sent: whoever has the answer finds it in the metrics.
-        seconds = monotonic() - exchange.received_at
-        self._slot.count_request(job.route.index, answer.status, seconds)
-        exchange.connection.respond(
-            exchange, answer.status, answer.content_type, answer.body, lines
-        )
-        if not self._log.wants(answer.status):
-            return
-        self._log.log(
-            request_id=request_id,
-            method=request.method,
-            path=request.path,
-            dialect=job.route.dialect.name,
-            status=answer.status,
-            seconds=seconds,
-            queue_seconds=max(0.0, seconds - exec_seconds),
-            rows=job.prepared.rows,
-            bytes_in=len(request.body),
-            bytes_out=len(answer.body),
-            reason=reason,
-        )
-
-    def _serve_page(self, exchange: Exchange) -> None:
-        request = exchange.request
-        request_id = read_id(request.headers, b"x-request-id") or self._ids.new()
+    def _serve_page(self, job: ScoringJob) -> None:
+        request = job.request
         dialect, index = self._dialect_of(request.path)
 
         def finished(status: int, size: int) -> None:
-            seconds = monotonic() - exchange.received_at
-            self._slot.count_request(index, status, seconds)
-            answer = Answer(status, b"")
-            self._note(
-                request_id, request.method, request.path, dialect.name, answer, "", seconds, size
+            seconds = monotonic() - job.received_at
+            self._answers.slot.count_request(index, status, seconds)
+            self._answers.note_page(
+                job.request_id, request.method, request.path, dialect.name, status, seconds, size
             )
 
-        connection = ExchangeConnection(
-            exchange,
+        job.page = ExchangeConnection(
+            job,
             closing=self.closing,
-            extra_headers=(("x-request-id", request_id), *self._revision),
+            extra_headers=(("x-request-id", job.request_id), *self._answers.revision),
             on_finish=finished,
         )
-        exchange.state = connection
-        hand_over(self._pages, exchange, connection)
-
-    def _note(
-        self,
-        request_id: str,
-        method: str,
-        path: str,
-        dialect: str,
-        answer: Answer,
-        reason: str,
-        seconds: float = 0.0,
-        size: int | None = None,
-    ) -> None:
-        if not self._log.wants(answer.status):
-            return
-        self._log.log(
-            request_id=request_id,
-            method=method,
-            path=path,
-            dialect=dialect,
-            status=answer.status,
-            seconds=seconds,
-            queue_seconds=0.0,
-            rows=0,
-            bytes_in=0,
-            bytes_out=len(answer.body) if size is None else size,
-            reason=reason,
-        )
+        hand_over(self._pages, job, job.page)
 
     def _dialect_of(self, path: str) -> tuple[Dialect, int]:
         route = self._routes.get(path)
@@ -454,7 +415,7 @@ class ScoringApp:
 
     def move_to(self, slot: WorkerSlot) -> None:
         """Count elsewhere from now on."""
-        self._slot = slot
+        self._answers.slot = slot
         self._ints = slot.ints
 
     def begin_closing(self) -> None:
@@ -479,33 +440,6 @@ class ScoringApp:
     def connections(self) -> int:
         """Open connections."""
         return len(self._connections)
-
-
-def _https_location(request: HttpRequest) -> str:
-    host = request.header(b"x-forwarded-host") or request.header(b"host")
-    if not _HOST.fullmatch(host):
-        raise BadRequest("use HTTPS; the Host header is missing or malformed")
-    query = f"?{request.query}" if request.query else ""
-    return f"https://{host}{request.path}{query}"
-
-
-def _read_timeout(request: HttpRequest) -> float:
-    try:
-        seconds = float(request.headers[_TIMEOUT_HEADER])
-    except ValueError:
-        seconds = math.nan
-    if not seconds >= 0:
-        raise BadRequest(f"{_TIMEOUT_HEADER.decode()} must be a number of seconds")
-    if seconds == 0:
-        raise DeadlineExceeded("the deadline passed before the request was read")
-    return seconds
-
-
-def _short_id(headers: dict[bytes, bytes], name: bytes) -> str:
-    try:
-        return read_id(headers, name)
-    except RequestError:
-        return ""
 
 
 def _allow(route: Route) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
@@ -66,12 +67,14 @@ class BatchLimits:
         max_queued: jobs that wait; beyond it `Overloaded`.
         max_delay_seconds: longest wait for a fuller batch, while others arrive.
         concurrency: calls at the same time.
+        spreads: share the rows that wait out among the idle of `concurrency`.
     """
 
     max_rows: int
     max_queued: int
     max_delay_seconds: float = 0.0
     concurrency: int = 1
+    spreads: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -122,6 +125,12 @@ class Batcher:
     def queued(self) -> int:
         """Jobs that wait."""
         return len(self._queue)
+
+    @property
+    def most_in_flight(self) -> int:
+        """Requests that fill the queue and all calls of the model; more than these need not be prepared."""
+        limits = self._limits
+        return limits.max_queued + limits.concurrency * limits.max_rows
 
     @property
     def busy(self) -> int:
@@ -199,6 +208,10 @@ class Batcher:
         group: Hashable = None
         rows = 0
         max_rows = self._limits.max_rows
+        if self._limits.spreads:
+            idle = self._limits.concurrency - len(self._running)
+            waiting = sum(job.prepared.rows for job in queue)
+            max_rows = min(max_rows, math.ceil(waiting / max(1, idle)))
         while queue:
             job = queue.popleft()
             if job.settled:

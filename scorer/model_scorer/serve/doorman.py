@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 from collections import deque
 from collections.abc import Callable
 
 from model_scorer.serve.listening import BACKLOG
-from model_scorer.serve.messages import send
+from model_scorer.serve.messages import send, send_with
 from model_scorer.serve.shared import ASSIGNED, IN_FLIGHT, MAX_TRACKED, SharedStats
 
 log = logging.getLogger(__name__)
@@ -96,6 +97,34 @@ class Doorman:
                     connection.send(render_lost(due - 1), socket.MSG_DONTWAIT)
                     connection.shutdown(socket.SHUT_RDWR)
         self.let_go(numbers)
+
+    def pass_on(self, number: int, to: int, request: int, giver: socket.socket) -> None:
+        """Hand a connection that one worker gave up to another.
+
+        Args:
+            number: of the connection.
+            to: the slot that should have it; another if it cannot.
+            request: descriptor of the file with the request that was read already; closed here.
+            giver: channel of the worker that gave it.
+        """
+        try:
+            held = self._held.get(number)
+            if held is None or held[0] is not giver:
+                return
+            takers = sorted(self._find_takers(), key=lambda taker: taker[0] != to)
+            for slot, channel in takers:
+                try:
+                    message = {"kind": "connection", "number": number}
+                    send_with(channel, message, held[1].fileno(), request)
+                except OSError as err:
+                    log.warning("worker %d takes no connection: %s", slot, err)
+                    continue
+                self._stats.slots[slot].ints[ASSIGNED] += 1
+                self._held[number] = (channel, held[1])
+                return
+            self.let_go([number])
+        finally:
+            os.close(request)
 
     def _accept(self) -> None:
         for _ in range(ACCEPTS_PER_PASS):

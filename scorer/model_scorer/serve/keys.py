@@ -6,6 +6,7 @@ import hmac
 import logging
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,8 @@ class KeyStore:
         self._stamp: tuple[object, ...] | None = None
         self._last_look = 0.0
         self.problem = ""
+        # Told after the keys have changed.
+        self.on_change: Callable[[], None] = lambda: None
         self.refresh()
 
     def refresh(self) -> None:
@@ -38,6 +41,7 @@ class KeyStore:
             return
         self._stamp = stamp
         self._keys, self.problem = self._read()
+        self.on_change()
         log.info("API keys read", extra={"count": len(self._keys), "problem": self.problem})
 
     def allows(self, key: bytes) -> bool:

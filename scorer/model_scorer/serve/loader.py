@@ -60,7 +60,12 @@ def run_loader(
         gc.freeze()  # the workers' collections would touch, and so copy, every page of the model
         send(
             channel,
-            {"kind": "loaded", "seconds": time.monotonic() - started, "threads": threads},
+            {
+                "kind": "loaded",
+                "seconds": time.monotonic() - started,
+                "threads": threads,
+                "in_worker": load_here and runtime is None,
+            },
         )
     except ScorerError as err:
         send(channel, describe_error(err))

@@ -30,6 +30,15 @@ def send(channel: socket.socket, message: dict[str, Any], *sockets: socket.socke
         channel.send(data)
 
 
+def send_with(channel: socket.socket, message: dict[str, Any], *descriptors: int) -> None:
+    """Send one message with descriptors that are no sockets.
+
+    Raises:
+        OSError: as `send`.
+    """
+    socket.send_fds(channel, [json.dumps(message).encode()], descriptors)
+
+
 def receive(channel: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
     """The next message and its descriptors; None when the other side is gone.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from tornado.web import Application, RequestHandler
@@ -16,12 +17,20 @@ from model_scorer import __version__
 from model_scorer.dialects.openapi import build_openapi, build_swagger
 from model_scorer.dialects.protocol import Answer, Target
 from model_scorer.errors import MethodNotAllowed, NotSupported, RequestError, RouteNotFound
-from model_scorer.json_text import encode_json
+from model_scorer.json_text import decode_json, encode_json
 from model_scorer.serve.routes import dialect_of_path
 
 log = logging.getLogger(__name__)
 
 Make = Callable[[Target, RequestHandler], Answer]
+
+# The later wins: Azure ML's server takes swagger2.json before swagger.json.
+_SWAGGER_FILES = (
+    ("swagger.json", "2"),
+    ("swagger2.json", "2"),
+    ("swagger3.json", "3"),
+    ("swagger3.1.json", "3.1"),
+)
 
 
 class PageHandler(RequestHandler):
@@ -80,17 +89,43 @@ def _error_of_status(status: int) -> RequestError:
     return RequestError("internal error")
 
 
-def build_pages(target: Target, extra: Mapping[str, Answer] | None = None) -> Application:
+def read_swagger_files(folder: Path) -> dict[str, bytes]:
+    """Descriptions that the model's author put into the model folder, by version; they replace ours.
+
+    https://learn.microsoft.com/azure/machine-learning/how-to-inference-server-http
+    """
+    found: dict[str, bytes] = {}
+    for name, version in _SWAGGER_FILES:
+        path = folder / name
+        try:
+            text = path.read_bytes()
+        except OSError:
+            continue
+        try:
+            decode_json(text)
+        except RequestError as err:
+            log.warning("%s is left out: %s", name, err.message)
+            continue
+        found[version] = text
+    return found
+
+
+def build_pages(
+    target: Target,
+    extra: Mapping[str, Answer] | None = None,
+    swagger_files: Mapping[str, bytes] | None = None,
+) -> Application:
     """The application for everything that is not a scoring route.
 
     Args:
         target: the model.
         extra: finished answers to GET by exact path: the try-it page.
+        swagger_files: from `read_swagger_files`.
     """
     openapi = encode_json(build_openapi(target))
     swagger = {
         version: encode_json(build_swagger(target, version)) for version in ("2", "3", "3.1")
-    }
+    } | dict(swagger_files or {})
 
     def page(make: Make, *methods: str) -> dict[str, Any]:
         return {"target": target, "make": make, "methods": methods or ("GET",)}
@@ -160,13 +195,17 @@ def build_pages(target: Target, extra: Mapping[str, Answer] | None = None) -> Ap
         (r"/predictions/([^/]+)(?:/([^/]+))?", page(unknown_model, "POST", "GET")),
     ]
     for path, answer in (extra or {}).items():
-        routes.append((re.escape(path), page(lambda t, h, fixed=answer: fixed)))
+        routes.append((re.escape(path), page(_always(answer))))
     return Application(
         [(pattern, PageHandler, kwargs) for pattern, kwargs in routes],
         default_handler_class=PageHandler,
         default_handler_args=page(not_found, "GET", "POST"),
         log_function=lambda handler: None,
     )
+
+
+def _always(answer: Answer) -> Make:
+    return lambda target, handler: answer
 
 
 def _json(value: Any) -> Answer:

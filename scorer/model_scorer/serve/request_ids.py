@@ -37,7 +37,7 @@ def read_id(headers: dict[bytes, bytes], name: bytes) -> str:
     value = headers.get(name)
     if value is None:
         return ""
-    text = value.decode("latin-1")
+    text = value.decode("latin-1").strip(" \t")
     if len(text) > MAX_ID_CHARS or not text.isascii() or not text.isprintable():
         raise HeadersTooLarge(
             f"{name.decode()} must be at most {MAX_ID_CHARS} printable characters"

@@ -34,6 +34,11 @@ class Route:
     index: int
     methods: tuple[str, ...] = ("POST",)
 
+    @property
+    def azure(self) -> bool:
+        """Whether its answers carry Azure ML's header names."""
+        return self.dialect is SCORE
+
 
 def build_routes(model: str, version: str) -> dict[str, Route]:
     """The scoring routes of a model, by exact path.

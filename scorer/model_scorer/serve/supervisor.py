@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import os
 import signal
@@ -63,6 +64,9 @@ def run_supervisor(settings: Settings) -> int:
     cpus = count_cpus()
     workers = derive_workers(settings.workers, cpus, settings.device)
     limit_threads(workers, cpus)
+    # What runs in one process computes on as many cores as there would be workers.
+    cores = settings.workers or derive_workers(0, cpus, "cpu")
+    settings = dataclasses.replace(settings, workers=cores)
     scoring = bind(settings.address, settings.port)
     probing = bind(settings.address, settings.probe_port)
     stats = SharedStats(workers)
@@ -138,9 +142,9 @@ class Supervisor:
                 channel,
                 runtime,
                 settings=settings,
-                workers=count,
-                stats=stats.slots[slot],
-                pending=stats.pending,
+                # What cannot be forked is loaded by the one worker that there is.
+                workers=count if runtime is not None or not load_here else 1,
+                all_stats=stats,
             )
 
         pid = os.fork()
@@ -249,7 +253,10 @@ class Supervisor:
         if kind == "failed":
             self._fail(error_of(message))
         elif kind == "loaded":
-            if message["threads"] and self._load_here:
+            if message["in_worker"]:
+                # A framework with threads of its own: one process, one copy of the model, all cores.
+                del self._workers[1:]
+            elif message["threads"] and self._load_here:
                 self._load_again_in_workers(message["threads"])
                 return
             self._facts.phases["load"] = message["seconds"]
@@ -326,6 +333,8 @@ class Supervisor:
                 self._on_ready(worker, message)
             elif kind == "closed":
                 self._doorman.let_go(message["numbers"])
+            elif kind == "pass":
+                self._doorman.pass_on(message["number"], message["to"], received[1][0], channel)
             elif kind == "hung" and worker.channel is channel:
                 self._retire(worker)
 
@@ -359,6 +368,7 @@ class Supervisor:
         worker = self._workers[number]
         if worker.pid not in (0, pid):
             return
+        was_ready, worker.ready = worker.ready, False
         if worker.channel is not None:
             self._loop.remove_reader(worker.channel.fileno())
             # A failure that it told just before its end may still wait in the channel.
@@ -368,9 +378,13 @@ class Supervisor:
                         self._fail(error_of(received[0]))
                     elif received[0]["kind"] == "closed":
                         self._doorman.let_go(received[0]["numbers"])
+                    elif received[0]["kind"] == "pass":
+                        self._doorman.pass_on(
+                            received[0]["number"], received[0]["to"], received[1][0], worker.channel
+                        )
             self._doorman.answer_for(worker.channel)
             worker.channel.close()
-        was_ready, worker.ready, worker.channel, worker.pid = worker.ready, False, None, 0
+        worker.ready, worker.channel, worker.pid = False, None, 0
         self._stats.slots[number].ints[STATE] = STATE_DOWN
         if self._ended.done() or self._draining:
             self._check_drained()

@@ -15,18 +15,19 @@ from typing import Any
 
 import uvloop
 
-from model_scorer.dialects.protocol import Target
+from model_scorer.dialects.protocol import Answer, Target
 from model_scorer.errors import LoadFailed, ScorerError
-from model_scorer.http1.connection import Connection, HttpLimits
-from model_scorer.runtimes.model_folder import open_model_folder
+from model_scorer.http1.exchange import HttpLimits
+from model_scorer.runtimes.model_folder import open_model_folder, read_model_digest
 from model_scorer.runtimes.protocol import Prepared, Runtime
 from model_scorer.serve.access_log import AccessLog
 from model_scorer.serve.app import AppOptions, ScoringApp
 from model_scorer.serve.batcher import Batcher, BatchLimits
 from model_scorer.serve.keys import KeyStore
 from model_scorer.serve.loader import load_model
-from model_scorer.serve.messages import describe_error, receive, send
-from model_scorer.serve.pages import build_pages
+from model_scorer.serve.messages import describe_error, receive, send, send_with
+from model_scorer.serve.pages import build_pages, read_swagger_files
+from model_scorer.serve.payload_log import PayloadLog
 from model_scorer.serve.sample import prove_sample
 from model_scorer.serve.shared import (
     ACCEPTED,
@@ -38,9 +39,12 @@ from model_scorer.serve.shared import (
     STATE_RETIRING,
     STATE_STARTING,
     SharedStats,
-    WorkerSlot,
 )
+from model_scorer.serve.sharing import WorkSharing, read_passed
+from model_scorer.serve.tracing import build_tracer
+from model_scorer.serve.tracked import TrackedConnection
 from model_scorer.settings import Settings
+from model_scorer.ui import build_ui, describe_model
 
 log = logging.getLogger(__name__)
 
@@ -108,8 +112,7 @@ def run_worker(
     *,
     settings: Settings,
     workers: int,
-    stats: WorkerSlot,
-    pending: memoryview,
+    all_stats: SharedStats,
 ) -> None:
     """A worker's life; returns when it was told to end and its last answer is out.
 
@@ -119,9 +122,9 @@ def run_worker(
         runtime: loaded before the fork, or None: load here.
         settings: of the scorer.
         workers: how many there are, which share the queue's bound.
-        stats: its shared numbers.
-        pending: what is due to the client of each connection, shared.
+        all_stats: the shared numbers of all workers.
     """
+    stats = all_stats.slots[slot]
     stats.ints[STATE] = STATE_STARTING
     stats.ints[HEARTBEAT_MS] = int(monotonic() * 1000)
     try:
@@ -153,9 +156,7 @@ def run_worker(
     gc.set_threshold(GC_THRESHOLD, 20, 50)
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
-    worker = Worker(
-        slot, channel, loaded, target, call_seconds, loop, settings, workers, stats, pending
-    )
+    worker = Worker(slot, channel, loaded, target, call_seconds, loop, settings, workers, all_stats)
     report = {
         "kind": "ready",
         "slot": slot,
@@ -185,8 +186,7 @@ class Worker:
         loop: asyncio.AbstractEventLoop,
         settings: Settings,
         workers: int,
-        stats: WorkerSlot,
-        pending: memoryview,
+        all_stats: SharedStats,
     ) -> None:
         info = runtime.info
         self.inline = (
@@ -200,12 +200,12 @@ class Worker:
             max_rows = min(max_rows, info.max_batch_rows)
         self._loop = loop
         self._channel = channel
-        self._stats = stats
+        self._stats = stats = all_stats.slots[slot]
         self._settings = settings
         self._ended = loop.create_future()
         self._retiring = False
         self._closed: list[int] = []
-        self.pending = pending
+        self.pending = all_stats.pending
         self._tasks: set[asyncio.Task[Any]] = set()
         self._batcher = Batcher(
             loop,
@@ -215,6 +215,7 @@ class Worker:
                 max_queued=math.ceil(settings.max_queued_requests / workers),
                 max_delay_seconds=settings.max_batch_delay_ms / 1000,
                 concurrency=info.concurrency,
+                spreads=info.spreads,
             ),
             inline=self.inline,
             observer=stats,
@@ -223,21 +224,35 @@ class Worker:
         self._access_log = AccessLog(
             loop, sample=settings.access_log_sample, model=settings.model_name
         )
+        self._tracer = build_tracer(
+            os.environ, model=settings.model_name, revision=settings.revision
+        )
         keys = KeyStore(settings.keys_dir) if settings.auth_mode == "APIKey" else None
         self._app = ScoringApp(
             loop,
             runtime=runtime,
             target=target,
             batcher=self._batcher,
-            pages=build_pages(target),
+            pages=build_pages(
+                target, _try_it_page(target, settings), read_swagger_files(settings.model_dir)
+            ),
             options=AppOptions(
                 timeout_seconds=settings.timeout_seconds,
                 limits=HttpLimits(max_body_bytes=settings.max_body_bytes),
                 keys=keys,
+                payload_log=PayloadLog(
+                    settings.payload_log_sample, settings.redact_fields, target.signature.columns
+                )
+                if settings.payload_log_sample
+                else None,
+                tracer=self._tracer,
+                model_digest=read_model_digest(settings.model_dir),
             ),
             access_log=self._access_log,
             slot=stats,
         )
+        if workers > 1:
+            self._app.sharing = WorkSharing(slot, all_stats.slots, self._pass)
 
     async def run(self, report: dict[str, Any]) -> None:
         """Serve until the supervisor says to end, or is gone."""
@@ -249,6 +264,8 @@ class Worker:
         await self._ended
         self._access_log.flush()
         self._batcher.close()
+        if self._tracer is not None:
+            self._tracer.close()
 
     def _read_channel(self) -> None:
         # Several a pass: one at a time would let the last of a crowd wait behind the first ones' batches.
@@ -263,10 +280,12 @@ class Worker:
             kind = message["kind"]
             if kind == "connection":
                 self._stats.ints[ACCEPTED] += 1
-                for descriptor in descriptors:
-                    task = self._loop.create_task(self._adopt(descriptor, message["number"]))
-                    self._tasks.add(task)
-                    task.add_done_callback(self._tasks.discard)
+                passed = read_passed(descriptors[1]) if len(descriptors) > 1 else b""
+                task = self._loop.create_task(
+                    self._adopt(descriptors[0], message["number"], passed)
+                )
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
             elif kind == "retire":
                 self._stats.ints[STATE] = STATE_RETIRING
                 self._app.begin_closing()
@@ -280,12 +299,16 @@ class Worker:
                 task = self._loop.create_task(self._finish())
                 self._tasks.add(task)
 
-    async def _adopt(self, descriptor: int, number: int) -> None:
+    async def _adopt(self, descriptor: int, number: int, passed: bytes) -> None:
+        """Serve a connection; `passed` is a request that another worker has read from it."""
         connection = socket.socket(fileno=descriptor)
         connection.setblocking(False)
         try:
             await self._loop.connect_accepted_socket(
-                lambda: _TrackedConnection(self._app, self._loop, self, number), connection
+                lambda: TrackedConnection(
+                    self._app, self._loop, number, self.pending, self.forget, passed
+                ),
+                connection,
             )
         except OSError as err:
             connection.close()
@@ -330,6 +353,15 @@ class Worker:
         if self._closed:
             self._loop.call_soon(self._tell_closed)
 
+    def _pass(self, message: dict[str, Any], descriptor: int) -> bool:
+        if self._retiring or self._app.closing:
+            return False
+        try:
+            send_with(self._channel, message, descriptor)
+        except OSError:
+            return False
+        return True
+
     def _hung(self) -> None:
         """The model never came back: this process serves on, and asks to be replaced by a clean one."""
         self._tell({"kind": "hung"})
@@ -348,30 +380,14 @@ class Worker:
         self._loop.call_later(TICK_SECONDS, self._tick)
 
 
-class _TrackedConnection(Connection):
-    """A connection that the supervisor keeps an eye on.
-
-    Its end is told, so that the supervisor balances and lets go of it; what is due to its client is noted in shared
-    memory, so that the supervisor can answer if this process dies on the request.
-    """
-
-    __slots__ = ("_number", "_pending_flags", "_worker")
-
-    def __init__(
-        self, app: ScoringApp, loop: asyncio.AbstractEventLoop, worker: Worker, number: int
-    ) -> None:
-        super().__init__(app, loop)
-        self._worker = worker
-        self._number = number
-        self._pending_flags = worker.pending
-
-    def mark(self, value: int) -> None:
-        """Note what is due to the client."""
-        if self._number >= 0:
-            self._pending_flags[self._number] = value
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Called by the loop."""
-        self.mark(0)
-        super().connection_lost(exc)
-        self._worker.forget(self._number)
+def _try_it_page(target: Target, settings: Settings) -> dict[str, Answer]:
+    if not settings.ui:
+        return {}
+    return build_ui(
+        describe_model(
+            target,
+            sample=settings.sample.request if settings.sample else None,
+            needs_key=settings.auth_mode == "APIKey",
+            max_body_bytes=settings.max_body_bytes,
+        )
+    )

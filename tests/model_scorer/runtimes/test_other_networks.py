@@ -118,6 +118,15 @@ assert np.allclose(outcome.tensors["scores"], model.predict_on_batch(pixels[None
 assert outcome.display[0][0][0] in "abc"
 unsafe = keras.Sequential([keras.Input((4,)), keras.layers.Lambda(lambda x: x * 2)])
 unsafe.save(folder / "model.keras")
+legacy = Path(sys.argv[1]) / "legacy"
+legacy.mkdir()
+unsafe.save(legacy / "model.h5")
+try:
+    load(open_model_folder(legacy), Settings(framework="keras"))
+except UnsafePickle as err:
+    assert "model.h5" in err.message
+else:
+    raise AssertionError("a Lambda layer in .h5 was loaded")
 for error, prepare in ((UnsafePickle, None), (LoadFailed, b"PK")):
     if prepare:
         (folder / "model.keras").write_bytes(prepare)

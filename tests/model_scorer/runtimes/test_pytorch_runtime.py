@@ -174,6 +174,8 @@ def test_numbers_are_taken_in_the_networks_own_shape(runtime: Any, net: nn.Modul
     with torch.no_grad():
         wanted = net(torch.from_numpy(rows)).softmax(-1).numpy()
     prepared = runtime.prepare(Call(TensorsInput({"input": rows})))
+    [outcome] = runtime.execute([prepared])
+    assert np.allclose(outcome.tensors["scores"], wanted, atol=1e-5)
     assert prepared.group != runtime.prepare(Call(BlobsInput([Blob(picture())]))).group
     with pytest.raises(InvalidInput, match=r"shape \[3, 16, 16\]"):
         runtime.prepare(Call(RowsInput([[1.0, 2.0]])))
@@ -292,6 +294,17 @@ def test_what_cannot_be_loaded_says_why(case: str, net: nn.Module, tmp_path: Pat
     with pytest.raises(error, match=word) as raised:
         load_folder(tmp_path).warm_up()
     assert raised.value.hint
+
+
+def test_torchscript_that_would_write_files_is_refused(tmp_path: Path) -> None:
+    class Writer(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + torch.from_file("weights", shared=True, size=4)
+
+    torch.jit.save(torch.jit.script(Writer()), folder(tmp_path, {}) / "model.pt")
+    with pytest.raises(UnsafePickle, match="files"):
+        load_folder(tmp_path)
+    load_folder(tmp_path, trust_pickle=True)
 
 
 def test_no_gpu_is_a_reason_and_nothing_falls_back(net: nn.Module, tmp_path: Path) -> None:

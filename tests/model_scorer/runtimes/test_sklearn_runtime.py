@@ -53,6 +53,8 @@ def load(tmp_path):
 
 def score(runtime, given, **options):
     (outcome,) = runtime.execute([runtime.prepare(Call(given, **options))])
+    if isinstance(outcome, Exception):
+        raise outcome
     return outcome.tensors
 
 
@@ -136,7 +138,41 @@ def test_named_columns_may_come_in_any_order(load, named_classifier):
 )
 def test_refusals_name_the_column(load, named_classifier, rows, words):
     with pytest.raises(InvalidInput, match=words):
-        load(named_classifier).prepare(Call(RowsInput(rows)))
+        score(load(named_classifier), RowsInput(rows))
+
+
+def test_a_bad_row_fails_alone_and_costs_the_batch_one_more_call(load, classifier):
+    runtime = load(classifier)
+    rows: list[list] = [[row] for row in FEATURES[::25].tolist()]
+    rows[1] = [["x", 1, 2, 3]]
+    rows[3] = [[1e400, 1, 2, 3]]
+    calls = [Call(RowsInput(r)) for r in rows]
+    outcomes = runtime.execute([runtime.prepare(call) for call in calls])
+    assert [isinstance(o, InvalidInput) for o in outcomes] == [i in (1, 3) for i in range(6)]
+    answers = [o.tensors["predict"].tolist() for o in outcomes if not isinstance(o, Exception)]
+    expected = classifier.predict(FEATURES[[0, 50, 100, 125]])
+    assert answers == [[value] for value in expected]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [[5, 3, 1, 0]],
+        [[5.5, 3, 1, 0]],
+        [[True, False, True, True]],
+        [[2**63, 1, 2, 3]],
+        [[10**30, 1, 2, 3]],
+        [[0.1, -0.0, 1e-320, 3]],
+    ],
+)
+def test_rows_joined_in_a_batch_give_what_they_give_alone(load, classifier, rows):
+    runtime = load(classifier)
+    others = [runtime.prepare(Call(RowsInput([row]))) for row in FEATURES[::40].tolist()]
+    mine = runtime.prepare(Call(RowsInput(rows)))
+    together = runtime.execute([others[0], mine, *others[1:]])[1]
+    expected = classifier.predict(np.array(rows, dtype=np.float64))
+    assert together.tensors["predict"].tolist() == expected.tolist()
+    assert runtime.execute([mine])[0].tensors["predict"].tolist() == expected.tolist()
 
 
 def test_columns_of_texts_and_numbers_are_told_apart(load, mixed_regression):
@@ -182,7 +218,7 @@ def test_values_that_the_estimator_refuses_are_the_clients_mistake(load, value, 
     scaled = make_pipeline(StandardScaler(), LogisticRegression()).fit(FEATURES, CLASSES)
     runtime = load(forest if value else scaled)
     with pytest.raises(InvalidInput, match=words):
-        runtime.execute([runtime.prepare(Call(RowsInput([[5.1, value, 1.4, 0.2]])))])
+        score(runtime, RowsInput([[5.1, value, 1.4, 0.2]]))
 
 
 def test_unknown_categories_are_the_clients_mistake(load):

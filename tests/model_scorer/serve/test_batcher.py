@@ -229,3 +229,22 @@ async def test_a_model_that_turns_out_slow_leaves_the_event_loop():
         await answers_of(batcher, [FakeJob(n)])
     assert not batcher.inline
     batcher.close()
+
+
+async def test_rows_that_wait_are_shared_out_among_the_idle():
+    running = threading.Event()
+
+    def execute(batch):
+        assert running.wait(10)
+        return echo(batch)
+
+    batcher, observer = make(execute, max_rows=4, concurrency=2, spreads=True)
+    jobs = [FakeJob(n) for n in range(5)]
+    for job in jobs:
+        batcher.submit(job)
+    await asyncio.sleep(0)
+    assert (batcher.busy, batcher.queued) == (2, 0)
+    running.set()
+    await asyncio.gather(*(job.answer for job in jobs))
+    assert sorted(observer.batches) == [2, 3]
+    batcher.close()

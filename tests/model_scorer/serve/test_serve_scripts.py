@@ -247,11 +247,11 @@ def run(data):
 
 
 def test_drain_keeps_serving_and_says_not_ready(start_scorer, make_script, until):
-    scorer = start_scorer(make_script(ECHO), "python", drain_seconds="1.5")
+    scorer = start_scorer(make_script(ECHO), "python", drain_seconds="4")
     os.kill(scorer.process.pid, signal.SIGTERM)
     until(lambda: scorer.probe("/readyz").status == 503)
     assert scorer.probe("/readyz").json["reason"] == "shutting down"
-    reply = scorer.post("/score", {"sleep": 1.6, "data": 9})
+    reply = scorer.post("/score", {"sleep": 0.1, "data": 9})
     assert reply.json == 9
     assert reply.headers["Connection"] == "close"
     assert scorer.process.wait(timeout=20) == 0
