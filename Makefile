@@ -67,6 +67,11 @@ test-s3: $(STAMP) $(S3_VENV)/.installed ## Tests against an S3 server (moto)
 bench-fetch: $(STAMP) ## Throughput and memory of the fetcher beside curl's (needs curl and 3 GiB of disk)
 	@$(BIN)/python bench/bench_fetch.py $(BENCH_ARGS)
 
+.PHONY: fuzz
+fuzz: $(STAMP) ## 200,000 malformed requests to the scorer, and schemathesis on its OpenAPI document
+	@$(BIN)/python -m pytest -n $(JOBS) tests/model_scorer/fuzz --hypothesis-profile=long
+	@$(BIN)/python tests/model_scorer/fuzz/openapi_fuzz.py
+
 .PHONY: lint
 lint: $(STAMP) ## Formatting, lint, types, import layers
 	@$(BIN)/ruff format --check .

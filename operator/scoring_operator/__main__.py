@@ -26,8 +26,20 @@ settings are environment variables:
                              scorer images; the most specific one wins
   BASE_DOMAIN, URL_PORT      host of models that name none, and port of their URLs
   INGRESS_CLASS              IngressClass of models that name none
+  INGRESS_CONTROLLER         spec.controller of the IngressClass, where the operator may not read it
+  INGRESS_ANNOTATIONS        JSON object of annotations for every Ingress
+  GATEWAY_NAME, GATEWAY_NAMESPACE, GATEWAY_SECTION, GATEWAY_HTTP_SECTION
+                             Gateway of models that name no way in, its HTTPS and its plain HTTP listener
   ISSUER_NAME, ISSUER_KIND, ISSUER_GROUP
                              cert-manager issuer of models that name none
+  AZURE_WORKLOAD_IDENTITY    true: label pods that name a ServiceAccount for Azure workload identity
+  NETWORK_POLICY             None, Ingress or IngressAndEgress: what NetworkPolicies limit
+  NETWORK_POLICY_FROM, NETWORK_POLICY_METRICS_FROM
+                             namespaces or address ranges of the proxies, and of Prometheus
+  KEDA_PROMETHEUS_URL, KEDA_TRIGGER_AUTHENTICATION
+                             where KEDA asks for requests in flight
+  INSTALL_REQUIREMENTS       true: install the packages that models ask for
+  MODEL_CACHE_PATH           folder on the nodes that keeps models by digest
   GPU_TOLERATIONS            JSON list of tolerations for pods of device gpu
   DEFAULT_CPU_REQUEST, DEFAULT_MEMORY_REQUEST, DEFAULT_CPU_LIMIT, DEFAULT_MEMORY_LIMIT
                              resources where a model says nothing; 0 for none

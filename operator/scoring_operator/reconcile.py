@@ -6,13 +6,20 @@ Knows nothing of events and diffs: whatever happened, the state decides, and doi
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
-from scoring_operator.api import Key, Kinds, Manifest, ScoringModel, SpecError, parse_scoring_model
-from scoring_operator.certificates import CertificateView, make_certificate, read_certificate
+from scoring_operator.api import (
+    Key,
+    Kind,
+    Kinds,
+    Manifest,
+    ScoringModel,
+    SpecError,
+    parse_scoring_model,
+)
 from scoring_operator.cluster import (
     Cluster,
     ClusterError,
@@ -25,7 +32,7 @@ from scoring_operator.cluster import (
     StaleOwnerError,
     TransientError,
 )
-from scoring_operator.cluster.ownership import owns_field
+from scoring_operator.cluster.ownership import is_owned, owns_field
 from scoring_operator.events import EventLimiter, build_event
 from scoring_operator.keys import ROTATE_ANNOTATION, choose_keys
 from scoring_operator.manifests import (
@@ -36,15 +43,30 @@ from scoring_operator.manifests import (
     names,
     plan_exposure,
 )
-from scoring_operator.manifests.exposure import CertificateSource
+from scoring_operator.manifests.dialect import find_dialect
 from scoring_operator.settings import Settings
-from scoring_operator.status import Condition, Observed, Reason, derive_status, merge_conditions
+from scoring_operator.status import (
+    Condition,
+    Observed,
+    Reason,
+    Status,
+    derive_status,
+    merge_conditions,
+)
 from scoring_operator.status.conditions import condition
-from scoring_operator.status.pods import is_ready
+from scoring_operator.status.pins import Pins, derive_pins
+from scoring_operator.status.pods import describe_download, is_fetching, is_ready
 from scoring_operator.status.termination import Finding
+from scoring_operator.tls import HostCertificates, Tls, rfc3339
 
 log = logging.getLogger(__name__)
 
+# Two autoscalers of one Deployment fight, and KEDA refuses a second one: the one that is not wanted goes first.
+_AUTOSCALERS = (Kinds.AUTOSCALER, Kinds.SCALED_OBJECT)
+# Image volumes are stable since Kubernetes 1.36 (https://kubernetes.io/docs/concepts/storage/volumes/#image).
+_IMAGE_VOLUMES_SINCE = 36
+# A fetching pod is asked this often how far it is.
+_PROGRESS_SECONDS = 3.0
 # What cannot be watched (Secrets and kinds of others) is looked at again after this time while it is missing or wrong.
 _LOOK_AGAIN_SECONDS = 30.0
 
@@ -66,16 +88,6 @@ class Outcome:
     look_again_seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Tls:
-    """The certificate of the host, as far as it is not cert-manager's."""
-
-    pair: tuple[bytes, bytes] | None = None
-    problem: Finding | None = None
-    expires: datetime | None = None
-    look_again_seconds: float | None = None
-
-
 class Reconciler:
     """Makes the cluster match one ScoringModel at a time.
 
@@ -92,6 +104,7 @@ class Reconciler:
         self._settings = settings
         self._now = now
         self._limiter = EventLimiter()
+        self._certificates = HostCertificates(cluster, settings, now)
 
     async def reconcile(self, key: Key) -> Outcome:
         """Make the children as wanted and the status as observed.
@@ -111,14 +124,30 @@ class Reconciler:
         except SpecError as err:
             finding = Finding(Reason.INVALID_SPEC, str(err), "Correct the field and apply again.")
             return Outcome(await self._write_failure(manifest, finding))
+        unsupported = await self._unsupported(model)
+        if unsupported:
+            return Outcome(
+                await self._write_failure(manifest, unsupported), _LOOK_AGAIN_SECONDS * 10
+            )
+        pins = await self._decide_pins(model)
+        model = pins.model
         exposure = plan_exposure(model, self._settings)
-        tls = await self._decide_certificate(model, exposure)
-        children = await self._build(model, exposure, tls)
+        tls = await self._certificates.decide(model, exposure)
+        children = await self._build(model, exposure, tls, pins.data)
+        pruned = await self._cluster.prune(model, children.manifests, _AUTOSCALERS)
         written, problem = await self._apply(children, model)
+        written += pruned
         if problem is None:
             # With a problem something of the new set may be missing that the old set still provides.
             written += await self._cluster.prune(model, children.manifests)
-        observed = self._observe(manifest, model, children, exposure, tls, problem)
+            for pod in pins.strays:
+                # Only once its replacement will find the digest that it must have.
+                log.warning(
+                    "a pod fetched other bytes than its revision",
+                    extra={"model": str(key), "pod": pod["metadata"]["name"]},
+                )
+                await self._cluster.delete_pod(pod)
+        observed = await self._observe(manifest, model, children, exposure, tls, problem)
         status = derive_status(model, children, exposure, observed)
         changed = await self._write_status(
             manifest, status.fields, status.conditions, model.generation
@@ -126,19 +155,66 @@ class Reconciler:
         again = _earliest(
             tls.look_again_seconds,
             _LOOK_AGAIN_SECONDS if problem and problem.failed else None,
-            await self._missing_kind(children),
+            await self._missing_kind(children, status),
+            _PROGRESS_SECONDS if observed.downloads else None,
         )
         return Outcome("changed" if written or changed else "unchanged", again)
 
-    async def _build(self, model: ScoringModel, exposure: Exposure, tls: _Tls) -> Children:
+    async def _unsupported(self, model: ScoringModel) -> Finding | None:
+        """What this cluster cannot do; a child would be refused with less helpful words, or silently changed."""
+        uris = (model.model_uri, model.canary.model_uri if model.canary else "")
+        if not any(uri.startswith("oci:") for uri in uris):
+            return None
+        minor = await self._cluster.minor_version()
+        if minor >= _IMAGE_VOLUMES_SINCE:
+            return None
+        return Finding(
+            Reason.INVALID_SPEC,
+            f"spec.modelURI: oci: needs image volumes, which Kubernetes has since 1.{_IMAGE_VOLUMES_SINCE}; "
+            f"this cluster is 1.{minor}",
+            "Upgrade the cluster, or publish the model at another kind of URI, such as https: or abfss:.",
+        )
+
+    async def _decide_pins(self, model: ScoringModel) -> Pins:
+        # From the cache alone: nobody but this operator makes it, and most models of a new cluster have none yet.
+        stored = self._cluster.get(Kinds.CONFIG_MAP, model.namespace, names.pins_name(model))
+        if stored and not is_owned(stored, model):
+            stored = None
+        return derive_pins(
+            model,
+            self._settings,
+            stored=(stored or {}).get("data") or {},
+            pods=self._cluster.cached(Kinds.POD, model.key),
+            replica_sets=self._cluster.cached(Kinds.REPLICA_SET, model.key),
+        )
+
+    def _observe_downloads(self, model: ScoringModel) -> dict[str, str]:
+        answers: dict[str, str] = {}
+        for pod in filter(is_fetching, self._cluster.cached(Kinds.POD, model.key)):
+            found = self._cluster.progress(pod)
+            text = describe_download(found.bytes_done, found.bytes_total) if found else ""
+            answers[pod["metadata"]["name"]] = text
+        return answers
+
+    async def _build(
+        self, model: ScoringModel, exposure: Exposure, tls: Tls, pins: Mapping[str, str]
+    ) -> Children:
         keys: dict[str, str] = {}
         if model.auth.mode == "APIKey" and not model.auth.secret_name:
             keys = await self._decide_keys(model)
+        controller = None
+        if exposure.host and not exposure.gateway:
+            controller = (
+                self._cluster.ingress_controller(exposure.ingress_class)
+                or self._settings.ingress_controller
+            )
         wishes = Wishes(
             replicas=await self._decide_replicas(model),
             keys=keys,
             certificate=tls.pair,
-            ingress_controller=self._cluster.ingress_controller(exposure.ingress_class),
+            ingress_controller=controller,
+            pins=pins,
+            installed=await self._installed(controller),
             canary_serves=any(
                 is_ready(pod)
                 for pod in self._cluster.cached(Kinds.POD, model.key)
@@ -147,8 +223,31 @@ class Reconciler:
         )
         return build_children(model, self._settings, exposure, wishes)
 
+    async def _installed(self, controller: str | None) -> frozenset[Kind]:
+        """The kinds beside Kubernetes' own that this ingress controller's dialect asks for."""
+        dialect = find_dialect(controller)
+        kind = dialect.redirect_kind if dialect else None
+        if kind and await self._cluster.is_available(kind):
+            return frozenset((kind,))
+        return frozenset()
+
+    async def _observe_scaling(self, model: ScoringModel) -> dict[str, Any]:
+        if model.autoscaling is None:
+            return {}
+        if model.autoscaling.autoscaler == "KEDA":
+            return {
+                "keda": await self._cluster.is_available(Kinds.SCALED_OBJECT),
+                "scaled_object": _named(
+                    self._cluster.cached(Kinds.SCALED_OBJECT, model.key), model.name
+                ),
+                "prometheus": self._settings.prometheus_url is not None,
+            }
+        if model.autoscaling.target_in_flight_requests:
+            return {"custom_metrics": await self._cluster.serves_group("custom.metrics.k8s.io")}
+        return {}
+
     async def _decide_keys(self, model: ScoringModel) -> dict[str, str]:
-        secret = await self._owned_secret(model, f"{model.name}-keys")
+        secret = await self._cluster.owned(Kinds.SECRET, model, f"{model.name}-keys")
         keys = choose_keys(secret)
         if secret is not None and keys.rotated:
             # New keys and the end of the request for them in one write: a crash in between cannot rotate twice.
@@ -174,59 +273,6 @@ class Reconciler:
             await self._cluster.hand_over_replicas(live, replicas)
         return None
 
-    async def _decide_certificate(self, model: ScoringModel, exposure: Exposure) -> _Tls:
-        if exposure.host is None:
-            return _Tls()
-        if exposure.certificate is CertificateSource.SELF_SIGNED:
-            return await self._self_signed(model, exposure.host)
-        if exposure.certificate is CertificateSource.SECRET:
-            return await self._given_certificate(model, exposure.host)
-        return _Tls()
-
-    async def _self_signed(self, model: ScoringModel, host: str) -> _Tls:
-        now = self._now()
-        secret = await self._owned_secret(model, f"{model.name}-tls")
-        view: CertificateView | None = None
-        if secret is not None:
-            with suppress(ValueError):  # what cannot be used is replaced
-                view = read_certificate(secret)
-        if view is None or not view.covers(host) or view.renew_at() <= now:
-            view = make_certificate(host, days=self._settings.certificate_days, now=now)
-        again = (view.renew_at() - now).total_seconds()
-        return _Tls((view.pem, view.key_pem), expires=view.not_after, look_again_seconds=again)
-
-    async def _given_certificate(self, model: ScoringModel, host: str) -> _Tls:
-        name = names.tls_secret_name(model)
-        now = self._now()
-
-        def problem(reason: Reason, what: str, hint: str) -> _Tls:
-            finding = Finding(reason, f"Secret {name}: {what}", hint)
-            return _Tls(problem=finding, look_again_seconds=_LOOK_AGAIN_SECONDS)
-
-        secret = await self._cluster.read(Kinds.SECRET, model.namespace, name)
-        if secret is None:
-            hint = "Create it (kubectl create secret tls), or remove spec.ingress.tls.secretName."
-            return problem(Reason.CERTIFICATE_PENDING, "does not exist", hint)
-        hint = "Put a matching pair into tls.crt and tls.key."
-        try:
-            view = read_certificate(secret)
-        except ValueError as err:
-            return problem(Reason.CERTIFICATE_INVALID, str(err), hint)
-        if not view.covers(host):
-            what = f"the certificate is for {', '.join(view.hosts) or 'no host'}, not for {host}"
-            return problem(Reason.CERTIFICATE_INVALID, what, hint)
-        if view.not_after <= now:
-            what = f"the certificate ended on {_rfc3339(view.not_after)}"
-            return problem(Reason.CERTIFICATE_INVALID, what, "Renew it.")
-        left = (view.not_after - now).total_seconds()
-        return _Tls(expires=view.not_after, look_again_seconds=left)
-
-    async def _owned_secret(self, model: ScoringModel, name: str) -> Manifest | None:
-        """A Secret of the model, for its content; one of somebody else has nothing for us."""
-        secret = await self._cluster.current(Kinds.SECRET, model.namespace, name)
-        owners = (secret or {}).get("metadata", {}).get("ownerReferences") or ()
-        return secret if any(o["uid"] == model.uid for o in owners) else None
-
     async def _apply(self, children: Children, model: ScoringModel) -> tuple[int, Finding | None]:
         """Apply all children; one that is refused does not keep the others from being applied."""
         written = 0
@@ -243,20 +289,24 @@ class Reconciler:
                 problem = problem or _finding(err, manifest)
         return written, problem
 
-    async def _missing_kind(self, children: Children) -> float | None:
+    async def _missing_kind(self, children: Children, status: Status) -> float | None:
+        reasons = {c.reason for c in status.conditions}
+        if reasons & {Reason.METRICS_MISSING, Reason.SCORER_REDIRECTS}:
+            # What is installed later is found; kinds of others that do not exist cannot be watched.
+            return _LOOK_AGAIN_SECONDS * 10
         for manifest in children.manifests:
             kind = Kinds.of(manifest)
             if kind in Kinds.OPTIONAL_CHILDREN and not await self._cluster.is_available(kind):
                 return _LOOK_AGAIN_SECONDS * 2
         return None
 
-    def _observe(
+    async def _observe(
         self,
         manifest: Manifest,
         model: ScoringModel,
         children: Children,
         exposure: Exposure,
-        tls: _Tls,
+        tls: Tls,
         problem: Finding | None,
     ) -> Observed:
         key, cluster = model.key, self._cluster
@@ -268,11 +318,13 @@ class Reconciler:
             replica_sets=tuple(cluster.cached(Kinds.REPLICA_SET, key)),
             pods=tuple(cluster.cached(Kinds.POD, key)),
             autoscaler=_named(cluster.cached(Kinds.AUTOSCALER, key), model.name),
+            **await self._observe_scaling(model),
             ingress=_named(cluster.cached(Kinds.INGRESS, key), model.name),
             route=_named(cluster.cached(Kinds.HTTP_ROUTE, key), model.name),
             certificate=_named(cluster.cached(Kinds.CERTIFICATE, key), f"{model.name}-tls"),
             certificate_problem=tls.problem,
-            certificate_expiry=_rfc3339(tls.expires) if tls.expires else None,
+            certificate_expiry=rfc3339(tls.expires) if tls.expires else None,
+            downloads=self._observe_downloads(model),
             known_digest=stored.get("modelDigest") if same_revision else None,
             problem=problem,
         )
@@ -297,7 +349,7 @@ class Reconciler:
         stored = manifest.get("status") or {}
         before = stored.get("conditions") or []
         now = self._now()
-        merged = merge_conditions(before, conditions, generation=generation, now=_rfc3339(now))
+        merged = merge_conditions(before, conditions, generation=generation, now=rfc3339(now))
         status = {**fields, "conditions": merged}
         if status == stored:
             return False
@@ -356,7 +408,3 @@ def _named(manifests: Sequence[Manifest], name: str) -> Manifest | None:
 
 def _earliest(*seconds: float | None) -> float | None:
     return min((s for s in seconds if s is not None), default=None)
-
-
-def _rfc3339(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

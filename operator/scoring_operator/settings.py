@@ -6,9 +6,10 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from typing import TypeVar
 
-from scoring_operator.api import IssuerRef, Manifest
+from scoring_operator.api import Gateway, IssuerRef, Manifest
 from scoring_operator.api.parse import FRAMEWORKS
 
 T = TypeVar("T")
@@ -22,7 +23,10 @@ DEFAULT_GPU_TOLERATIONS: tuple[Manifest, ...] = (
     {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},
 )
 
+NETWORK_POLICIES = ("None", "Ingress", "IngressAndEgress")
+
 _QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(m|[kKMGTPE]i?)?", re.ASCII)
+_NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
 _DOMAIN = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", re.ASCII)
 
 
@@ -39,7 +43,19 @@ class Settings:
         ingress_class: IngressClass of models that name none; None: the cluster's default class.
         base_domain: a model without a host gets `<name>.<namespace>.<base_domain>`; None: no URL.
         url_port: port of the public URL where it is not 443.
+        ingress_controller: `spec.controller` of the IngressClass, for an operator that may not read IngressClasses.
+        ingress_annotations: of every Ingress; those of a model win.
+        gateway: Gateway of models that name neither an ingress nor a gateway; None: they get an Ingress.
         issuer: cert-manager issuer of models that name none; None: self-signed certificates.
+        workload_identity: pods that name a ServiceAccount get the label that Azure workload identity asks for.
+        network_policy: what NetworkPolicies limit: `None`, `Ingress` or `IngressAndEgress`.
+        network_policy_from: who may score: namespaces of proxies, or address ranges of proxies outside the cluster.
+        network_policy_metrics_from: who may read metrics, beside the operator.
+        operator_namespace: where the operator itself runs; None outside a cluster.
+        prometheus_url: where KEDA asks for requests in flight; None: it cannot.
+        keda_authentication: ClusterTriggerAuthentication for that address; None: it needs none.
+        install_requirements: the fetcher may install the packages that a model asks for.
+        model_cache_path: folder on the nodes that keeps models by digest; None: every pod downloads.
         gpu_tolerations: added to every pod of device gpu.
         requests: resources a pod asks for where the spec says nothing.
         limits: resources a pod may use where the spec says nothing.
@@ -56,7 +72,19 @@ class Settings:
     ingress_class: str | None = None
     base_domain: str | None = None
     url_port: int = 443
+    ingress_controller: str | None = None
+    ingress_annotations: Mapping[str, str] = field(default_factory=dict)
+    gateway: Gateway | None = None
     issuer: IssuerRef | None = None
+    workload_identity: bool = False
+    network_policy: str = "None"
+    network_policy_from: tuple[str, ...] = ()
+    network_policy_metrics_from: tuple[str, ...] = ()
+    operator_namespace: str | None = None
+    prometheus_url: str | None = None
+    keda_authentication: str | None = None
+    install_requirements: bool = False
+    model_cache_path: str | None = None
     gpu_tolerations: tuple[Manifest, ...] = DEFAULT_GPU_TOLERATIONS
     requests: Mapping[str, str] = field(default_factory=lambda: {"cpu": "500m", "memory": "512Mi"})
     limits: Mapping[str, str] = field(default_factory=lambda: {"memory": "2Gi"})
@@ -88,7 +116,19 @@ class Settings:
             ingress_class=reader.get("INGRESS_CLASS", str, None),
             base_domain=reader.get("BASE_DOMAIN", _domain, None),
             url_port=reader.get("URL_PORT", _number(1, 65535), defaults.url_port),
+            ingress_controller=reader.get("INGRESS_CONTROLLER", str, None),
+            ingress_annotations=reader.get("INGRESS_ANNOTATIONS", _annotations, {}),
+            gateway=_read_gateway(reader),
             issuer=_read_issuer(reader),
+            workload_identity=reader.get("AZURE_WORKLOAD_IDENTITY", _flag, False),
+            network_policy=reader.get("NETWORK_POLICY", _choice(NETWORK_POLICIES), "None"),
+            network_policy_from=reader.get("NETWORK_POLICY_FROM", _sources, ()),
+            network_policy_metrics_from=reader.get("NETWORK_POLICY_METRICS_FROM", _sources, ()),
+            operator_namespace=reader.get("POD_NAMESPACE", str, None),
+            prometheus_url=reader.get("KEDA_PROMETHEUS_URL", _web_address, None),
+            keda_authentication=reader.get("KEDA_TRIGGER_AUTHENTICATION", str, None),
+            install_requirements=reader.get("INSTALL_REQUIREMENTS", _flag, False),
+            model_cache_path=reader.get("MODEL_CACHE_PATH", _absolute_path, None),
             gpu_tolerations=reader.get("GPU_TOLERATIONS", _tolerations, defaults.gpu_tolerations),
             requests=_read_amounts(reader, "REQUEST", defaults.requests),
             limits=_read_amounts(reader, "LIMIT", defaults.limits),
@@ -105,6 +145,10 @@ class Settings:
                 "REVISION_HISTORY", _number(0, 100), defaults.revision_history
             ),
         )
+        if settings.network_policy != "None" and not settings.network_policy_from:
+            reader.problems.append(
+                "NETWORK_POLICY_FROM: is required with NETWORK_POLICY, or nobody could score"
+            )
         if reader.problems:
             raise SettingsError("\n".join(reader.problems))
         return settings
@@ -149,6 +193,20 @@ def _read_issuer(reader: _Reader) -> IssuerRef | None:
     return IssuerRef(name, kind, group) if name else None
 
 
+def _read_gateway(reader: _Reader) -> Gateway | None:
+    name = reader.get("GATEWAY_NAME", str, None)
+    section = reader.get("GATEWAY_SECTION", str, None)
+    http_section = reader.get("GATEWAY_HTTP_SECTION", str, None)
+    if http_section and not section:
+        reader.problems.append(
+            "GATEWAY_HTTP_SECTION: needs GATEWAY_SECTION, or the routes would answer plain HTTP too"
+        )
+    if name is None:
+        return None
+    namespace = reader.get("GATEWAY_NAMESPACE", str, None)
+    return Gateway(name, namespace, section, None, http_section)
+
+
 def _read_amounts(reader: _Reader, what: str, defaults: Mapping[str, str]) -> dict[str, str]:
     amounts = {
         resource: reader.get(
@@ -183,6 +241,58 @@ def _domain(text: str) -> str:
     if not _DOMAIN.fullmatch(text):
         raise ValueError("must be a DNS name in lower case, such as models.example.com")
     return text
+
+
+def _flag(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError("must be true or false")
+    return text == "true"
+
+
+def _choice(choices: tuple[str, ...]) -> Callable[[str], str]:
+    def convert(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}")
+        return text
+
+    return convert
+
+
+def _sources(text: str) -> tuple[str, ...]:
+    sources = tuple(part.strip() for part in text.split(",") if part.strip())
+    for source in sources:
+        if "/" in source:
+            ip_network(source)  # says itself what is wrong
+        elif not _NAMESPACE.fullmatch(source):
+            raise ValueError(
+                "must be namespaces or address ranges with commas between them, such as "
+                "ingress-system,10.0.1.0/24"
+            )
+    return sources
+
+
+def _web_address(text: str) -> str:
+    if not re.match(r"https?://[^/@]+", text):
+        raise ValueError("must be an http: or https: address without credentials")
+    return text
+
+
+def _absolute_path(text: str) -> str:
+    if not text.startswith("/") or ".." in text.split("/") or text.strip("/") == "":
+        raise ValueError("must be an absolute path of a folder for this purpose alone")
+    return text
+
+
+def _annotations(text: str) -> dict[str, str]:
+    try:
+        value = json.loads(text)
+    except ValueError as err:
+        raise ValueError(f"must be a JSON object of strings ({err})") from err
+    if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
+        raise ValueError("must be a JSON object of strings")
+    if any("snippet" in name for name in value):
+        raise ValueError("must not hold snippets, which inject configuration into a shared proxy")
+    return value
 
 
 def _tolerations(text: str) -> tuple[Manifest, ...]:

@@ -96,6 +96,8 @@ def test_every_field_of_the_spec_is_parsed():
         "device": "gpu",
         "sha256": "a" * 64,
         "storage": {"secretName": "s"},
+        "updatePolicy": "Always",
+        "signatureKey": {"secretName": "k"},
         "trustPickle": True,
         "precision": "float16",
         "gpu": {"resourceName": "amd.com/gpu"},
@@ -250,6 +252,8 @@ def test_the_role_covers_every_kind_and_names_no_wildcard():
         group = kind.api_version.rpartition("/")[0]
         verbs = granted.pop((group, kind.plural))
         assert verbs == {"get", "list", "watch", "create", "patch", "delete"}
+    # A pod with other bytes than its revision is deleted.
+    granted[("", "pods")].remove("delete")
     for kind in Kinds.OBSERVED:
         assert granted.pop((kind.api_version.rpartition("/")[0], kind.plural)) == {"list", "watch"}
     assert granted.pop(("networking.k8s.io", "ingressclasses")) == {"list", "watch"}

@@ -278,7 +278,7 @@ def test_the_dialect_follows_from_the_controller(model, controller, annotation, 
     assert ingress["metadata"]["annotations"][annotation] == value
 
 
-@pytest.mark.parametrize("controller", [None, "example.com/unknown", "mlscoring.io/local-ingress"])
+@pytest.mark.parametrize("controller", [None, "example.com/unknown"])
 def test_an_unknown_controller_gets_portable_fields_only(model, controller):
     ingress = one(build(model(), ingress_controller=controller), "Ingress")
     assert "annotations" not in ingress["metadata"]

@@ -87,6 +87,7 @@ def test_a_serving_pod_makes_everything_true(derive):
         "Ready": "True",
         "ModelLoaded": "True",
         "Available": "True",
+        "HTTPSRedirect": "True",
         "Exposed": "True",
         "Certificate": "True",
     }

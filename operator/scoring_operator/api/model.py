@@ -28,23 +28,24 @@ class Storage:
 
 
 @dataclass(frozen=True, slots=True)
-class CABundle:
-    """Private certificate authorities; exactly one of the two names is given."""
+class FileSource:
+    """A file out of a ConfigMap or a Secret; exactly one of the two names is given."""
 
     config_map_name: str | None
     secret_name: str | None
-    key: str = "ca.crt"
+    key: str
 
 
 @dataclass(frozen=True, slots=True)
 class Autoscaling:
-    """Bounds and targets of the HorizontalPodAutoscaler."""
+    """Bounds and targets of the autoscaler, which is a HorizontalPodAutoscaler (`HPA`) or KEDA's."""
 
     min_replicas: int
     max_replicas: int
     target_cpu_utilization_percent: int | None
     target_in_flight_requests: int | None
     scale_down_delay_seconds: int
+    autoscaler: str = "HPA"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,7 @@ class Gateway:
     namespace: str | None
     section_name: str | None
     hostname: str | None
+    http_section_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +143,7 @@ class ScoringModel:
     device: str = "cpu"
     sha256: str | None = None
     storage: Storage = Storage()
+    update_policy: str = "Pinned"
     trust_pickle: bool = False
     precision: str = "float32"
     gpu_resource_name: str = "nvidia.com/gpu"
@@ -156,7 +159,8 @@ class ScoringModel:
     automount_service_account_token: bool = False
     pod_labels: dict[str, str] = field(default_factory=dict)
     pod_annotations: dict[str, str] = field(default_factory=dict)
-    ca_bundle: CABundle | None = None
+    ca_bundle: FileSource | None = None
+    signature_key: FileSource | None = None
     replicas: int = 1
     autoscaling: Autoscaling | None = None
     rollout: Rollout = Rollout()

@@ -61,20 +61,27 @@ class Kinds:
     INGRESS_CLASS = Kind("networking.k8s.io/v1", "IngressClass", "ingressclasses", namespaced=False)
     CERTIFICATE = Kind("cert-manager.io/v1", "Certificate", "certificates")
     HTTP_ROUTE = Kind("gateway.networking.k8s.io/v1", "HTTPRoute", "httproutes")
+    SCALED_OBJECT = Kind("keda.sh/v1alpha1", "ScaledObject", "scaledobjects")
+    INGRESS_EXTENSION = Kind("alb.networking.azure.io/v1", "IngressExtension", "ingressextensions")
+    MIDDLEWARE = Kind("traefik.io/v1alpha1", "Middleware", "middlewares")
+    NETWORK_POLICY = Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
+    CONFIG_MAP = Kind("v1", "ConfigMap", "configmaps")
     EVENT = Kind("v1", "Event", "events")
 
     #: Kinds that the operator writes for a model on every cluster.
     CHILDREN = (
         SERVICE_ACCOUNT,
         SECRET,
+        CONFIG_MAP,
         SERVICE,
         DEPLOYMENT,
         AUTOSCALER,
         DISRUPTION_BUDGET,
         INGRESS,
+        NETWORK_POLICY,
     )
     #: Kinds that exist only where their controller is installed.
-    OPTIONAL_CHILDREN = (CERTIFICATE, HTTP_ROUTE)
+    OPTIONAL_CHILDREN = (CERTIFICATE, HTTP_ROUTE, SCALED_OBJECT, INGRESS_EXTENSION, MIDDLEWARE)
     #: Kinds that others make of our children, and that say why something is not ready.
     OBSERVED = (REPLICA_SET, POD)
 

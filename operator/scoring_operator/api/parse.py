@@ -14,8 +14,8 @@ from scoring_operator.api.model import (
     Auth,
     Autoscaling,
     Batching,
-    CABundle,
     Canary,
+    FileSource,
     Gateway,
     Ingress,
     IssuerRef,
@@ -30,6 +30,8 @@ from scoring_operator.api.objects import Manifest
 FRAMEWORKS = ("sklearn", "pytorch", "tensorflow", "keras", "onnx", "python")
 DEVICES = ("cpu", "gpu")
 STRATEGIES = ("Surge", "InPlace", "Recreate")
+UPDATE_POLICIES = ("Pinned", "Always")
+AUTOSCALERS = ("HPA", "KEDA")
 
 _HOST = re.compile(
     r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)+", re.ASCII
@@ -177,6 +179,7 @@ def parse_scoring_model(manifest: Manifest) -> ScoringModel:
         device=spec.choice("device", DEVICES, "cpu"),
         sha256=spec.optional_text("sha256"),
         storage=_parse_storage(spec.child("storage")),
+        update_policy=spec.choice("updatePolicy", UPDATE_POLICIES, "Pinned"),
         trust_pickle=spec.flag("trustPickle"),
         precision=spec.choice("precision", ("float32", "bfloat16", "float16"), "float32"),
         gpu_resource_name=spec.child("gpu").text("resourceName", "nvidia.com/gpu"),
@@ -192,7 +195,8 @@ def parse_scoring_model(manifest: Manifest) -> ScoringModel:
         automount_service_account_token=spec.flag("automountServiceAccountToken"),
         pod_labels=pod_metadata.texts("labels"),
         pod_annotations=pod_metadata.texts("annotations"),
-        ca_bundle=_parse_ca_bundle(spec),
+        ca_bundle=_parse_file_source(spec, "caBundle", "ca.crt"),
+        signature_key=_parse_file_source(spec, "signatureKey", "public.pem"),
         replicas=spec.number("replicas", 1),
         autoscaling=autoscaling,
         rollout=_parse_rollout(spec.child("rollout")),
@@ -217,16 +221,16 @@ def _parse_storage(fields: _Fields) -> Storage:
     )
 
 
-def _parse_ca_bundle(spec: _Fields) -> CABundle | None:
-    fields = spec.optional_child("caBundle")
+def _parse_file_source(spec: _Fields, name: str, default_key: str) -> FileSource | None:
+    fields = spec.optional_child(name)
     if fields is None:
         return None
     if ("configMapName" in fields) == ("secretName" in fields):
-        raise SpecError("spec.caBundle", "needs exactly one of configMapName and secretName")
-    return CABundle(
+        raise SpecError(spec.at(name), "needs exactly one of configMapName and secretName")
+    return FileSource(
         config_map_name=fields.optional_text("configMapName"),
         secret_name=fields.optional_text("secretName"),
-        key=fields.text("key", "ca.crt"),
+        key=fields.text("key", default_key),
     )
 
 
@@ -249,6 +253,7 @@ def _parse_autoscaling(spec: _Fields) -> Autoscaling | None:
         ),
         target_in_flight_requests=fields.optional_number("targetInFlightRequests", minimum=1),
         scale_down_delay_seconds=fields.number("scaleDownDelaySeconds", 300),
+        autoscaler=fields.choice("autoscaler", AUTOSCALERS, "HPA"),
     )
 
 
@@ -322,6 +327,7 @@ def _parse_gateway(spec: _Fields) -> Gateway | None:
         namespace=parent.optional_text("namespace"),
         section_name=parent.optional_text("sectionName"),
         hostname=fields.host("hostname"),
+        http_section_name=fields.optional_text("httpSectionName"),
     )
 
 

@@ -6,6 +6,7 @@ into this program's own. Takes and gives plain manifests; never decides what sho
 
 from scoring_operator.cluster.client import Client, connect
 from scoring_operator.cluster.cluster import Cluster
+from scoring_operator.cluster.downloads import Download
 from scoring_operator.cluster.errors import (
     ClusterError,
     ConflictError,
@@ -24,6 +25,7 @@ __all__ = [
     "Cluster",
     "ClusterError",
     "ConflictError",
+    "Download",
     "ForbiddenError",
     "GoneError",
     "InvalidError",

@@ -9,13 +9,15 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from kubernetes.aio import config as kube_config
 from kubernetes.aio.client import ApiClient, Configuration
 
 from scoring_operator.api import Manifest
-from scoring_operator.cluster.errors import TransientError, error_from_answer
+from scoring_operator.cluster.errors import ConflictError, TransientError, error_from_answer
 
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
@@ -59,7 +61,19 @@ async def connect(kubeconfig: Path | None) -> ApiClient:
         )
     # A connection each for a dozen watches, and one for each call in flight.
     configuration.connection_pool_maxsize = 100
+    # A session that trusts the environment reads ~/.netrc in a thread before every call, which took a tenth of the
+    # operator's time, and fails when it finds credentials there beside our token. The proxy is all that is wanted of it.
+    configuration.client_session_kwargs = {"trust_env": False}
+    configuration.proxy = configuration.proxy or _proxy_for(configuration.host)
     return ApiClient(configuration)
+
+
+def _proxy_for(url: str) -> str | None:
+    """The proxy that HTTPS_PROXY and NO_PROXY name for an address."""
+    parts = urlsplit(url)
+    if proxy_bypass(parts.netloc):
+        return None
+    return getproxies().get(parts.scheme)
 
 
 class Client:
@@ -143,7 +157,11 @@ class Client:
                 self._observe(method, path, status)
         if not 200 <= status < 300:
             retry_after = response.headers.get("Retry-After")
-            raise error_from_answer(status, data, doing=doing, retry_after=retry_after)
+            refusal = error_from_answer(status, data, doing=doing, retry_after=retry_after)
+            if isinstance(refusal, ConflictError) and method == "GET":
+                # Reading conflicts with nothing: something on the way is unwell.
+                raise TransientError(refusal.message, status=status, doing=doing)
+            raise refusal
         value = json.loads(data)
         if not isinstance(value, dict):
             raise TransientError("the answer is no JSON object", status=status, doing=doing)

@@ -8,20 +8,33 @@ from collections.abc import Callable, Iterable, Sequence
 
 from scoring_operator.api import Key, Kind, Kinds, Manifest, ScoringModel
 from scoring_operator.cluster.client import APPLY, MERGE, Client
+from scoring_operator.cluster.content import merge_diff, trim_observed, trim_owned
+from scoring_operator.cluster.downloads import Download, Downloads
 from scoring_operator.cluster.errors import (
     ConflictError,
     ForbiddenError,
-    NameTakenError,
     NotFoundError,
-    StaleOwnerError,
 )
 from scoring_operator.cluster.informer import Informer
-from scoring_operator.cluster.ownership import is_as_applied, lost_fields, stamp
-from scoring_operator.manifests.names import INSTANCE_LABEL, MANAGED_BY_SELECTOR, MANAGER
+from scoring_operator.cluster.ownership import (
+    check_owner,
+    controller_uid,
+    is_as_applied,
+    is_owned,
+    lost_fields,
+    stamp,
+)
+from scoring_operator.manifests.names import (
+    INSTANCE_LABEL,
+    MANAGED_BY_SELECTOR,
+    MANAGER,
+    PROBE_PORT,
+)
 
 _DEFAULT_CLASS = "ingressclass.kubernetes.io/is-default-class"
 # How long the answer holds that an optional kind is not installed.
 _ABSENCE_SECONDS = 60.0
+_VERSION_SECONDS = 3600.0
 # How long it holds that a ScoringModel exists: about as long as making its children takes.
 _CONFIRMED_SECONDS = 2.0
 
@@ -44,6 +57,9 @@ class Cluster:
         self._informers: dict[Kind, Informer] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._absent: dict[Kind, float] = {}
+        self._downloads = Downloads(PROBE_PORT)
+        self._version = (0, 0.0)
+        self._groups: dict[str, tuple[bool, float]] = {}
         self._confirmed: dict[Key, tuple[str, float]] = {}
         # Fields that somebody took from us in the very moment of applying (an admission webhook): applying them again
         # would change nothing, forever.
@@ -74,6 +90,7 @@ class Cluster:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
+        await self._downloads.close()
 
     def seconds_since_contact(self) -> float:
         """Age of the oldest sign of life among all watches."""
@@ -105,6 +122,11 @@ class Cluster:
     async def current(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
         """An object as last seen, or as the API server has it when it was never seen."""
         return self.get(kind, namespace, name) or await self.read(kind, namespace, name)
+
+    async def owned(self, kind: Kind, model: ScoringModel, name: str) -> Manifest | None:
+        """A child of the model, for its content; an object of somebody else has nothing for us."""
+        found = await self.current(kind, model.namespace, name)
+        return found if found and is_owned(found, model) else None
 
     async def read(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
         """An object as the API server has it."""
@@ -157,7 +179,7 @@ class Cluster:
         live = await self.current(kind, namespace, name)
         wanted = stamp(manifest)
         if live is not None:
-            _check_owner(live, kind, model)
+            check_owner(live, kind, model)
             if self._is_as_wanted(kind, wanted, live):
                 return False
         else:
@@ -206,24 +228,47 @@ class Cluster:
         )
         self._keep(kind, answer)
 
-    async def prune(self, model: ScoringModel, wanted: Sequence[Manifest]) -> int:
+    async def serves_group(self, group: str) -> bool:
+        """Whether the cluster has an API group; the answer holds for a minute.
+
+        Args:
+            group: such as `custom.metrics.k8s.io`.
+        """
+        known, since = self._groups.get(group, (False, 0.0))
+        if since and time.monotonic() - since < _ABSENCE_SECONDS:
+            return known
+        try:
+            await self._client.call("GET", f"/apis/{group}")
+            served = True
+        except (NotFoundError, ForbiddenError):
+            served = False
+        self._groups[group] = (served, time.monotonic())
+        return served
+
+    async def prune(
+        self,
+        model: ScoringModel,
+        wanted: Sequence[Manifest],
+        kinds: Sequence[Kind] = (*Kinds.CHILDREN, *Kinds.OPTIONAL_CHILDREN),
+    ) -> int:
         """Delete children that are no longer wanted.
 
         Args:
             model: the owner; what it does not own is left alone.
             wanted: all children that it should have.
+            kinds: of the children to look at.
 
         Returns:
             How many were deleted.
         """
         keep = {(Kinds.of(m), m["metadata"]["name"]) for m in wanted}
         deleted = 0
-        for kind in (*Kinds.CHILDREN, *Kinds.OPTIONAL_CHILDREN):
+        for kind in kinds:
             for live in self.cached(kind, model.key):
                 metadata = live["metadata"]
                 if (kind, metadata["name"]) in keep or metadata.get("deletionTimestamp"):
                     continue
-                if _controller_uid(live) == model.uid:
+                if controller_uid(live) == model.uid:
                     await self._delete(kind, live)
                     deleted += 1
         return deleted
@@ -237,7 +282,7 @@ class Cluster:
         """
         metadata = manifest["metadata"]
         path = Kinds.SCORING_MODEL.path(metadata["namespace"], metadata["name"])
-        diff = _merge_diff(manifest.get("status") or {}, status)
+        diff = merge_diff(manifest.get("status") or {}, status)
         body = {"metadata": {"uid": metadata["uid"]}, "status": diff}
         answer = await self._client.call(
             "PATCH",
@@ -247,6 +292,23 @@ class Cluster:
             content_type=MERGE,
         )
         self._keep(Kinds.SCORING_MODEL, answer)
+
+    async def delete_pod(self, pod: Manifest) -> None:
+        """Delete a pod, if it is still the one that was seen; its ReplicaSet makes another."""
+        await self._delete(Kinds.POD, pod)
+
+    def progress(self, pod: Manifest) -> Download | None:
+        """How far a pod's download was when it was last asked; None when it has not said."""
+        return self._downloads.known(pod)
+
+    async def minor_version(self) -> int:
+        """The cluster's version after `1.`; it is asked for once an hour."""
+        known, since = self._version
+        if not since or time.monotonic() - since > _VERSION_SECONDS:
+            answer = await self._client.call("GET", "/version")
+            known = int("".join(c for c in str(answer.get("minor", "")) if c.isdigit()) or 0)
+            self._version = (known, time.monotonic())
+        return known
 
     async def create_event(self, event: Manifest) -> None:
         """Post a Kubernetes Event."""
@@ -335,25 +397,11 @@ class Cluster:
             selector=selector,
             key_of=key_of,
             on_change=self._on_change,
-            trim=_trim_observed if kind in Kinds.OBSERVED else _trim_owned,
+            trim=trim_observed if kind in Kinds.OBSERVED else trim_owned,
         )
         self._informers[kind] = informer
         task = asyncio.create_task(informer.run(), name=f"watch {kind.plural}")
         self._tasks.append(task)
-
-
-def _merge_diff(old: Manifest, new: Manifest) -> Manifest:
-    """The merge patch from one object to another (RFC 7396)."""
-    diff: Manifest = {name: None for name in old if name not in new}
-    for name, value in new.items():
-        before = old.get(name)
-        if isinstance(value, dict) and isinstance(before, dict):
-            inner = _merge_diff(before, value)
-            if inner:
-                diff[name] = inner
-        elif name not in old or before != value:
-            diff[name] = value
-    return diff
 
 
 def _key_of_model(manifest: Manifest) -> Key:
@@ -364,41 +412,3 @@ def _key_of_child(manifest: Manifest) -> Key | None:
     metadata = manifest["metadata"]
     name = (metadata.get("labels") or {}).get(INSTANCE_LABEL)
     return Key(metadata["namespace"], name) if name else None
-
-
-def _controller(manifest: Manifest) -> Manifest | None:
-    references = manifest["metadata"].get("ownerReferences") or ()
-    return next((r for r in references if r.get("controller")), None)
-
-
-def _controller_uid(manifest: Manifest) -> str | None:
-    controller = _controller(manifest)
-    return controller["uid"] if controller else None
-
-
-def _check_owner(live: Manifest, kind: Kind, model: ScoringModel) -> None:
-    owner = _controller(live)
-    if owner and owner["uid"] == model.uid:
-        return
-    what = f"{kind.name} {live['metadata']['name']}"
-    if owner and owner["kind"] == "ScoringModel" and owner["name"] == model.name:
-        raise StaleOwnerError(f"{what} of the deleted ScoringModel {model.name} is still there")
-    whose = f"belongs to {owner['kind']} {owner['name']}" if owner else "belongs to nobody"
-    raise NameTakenError(f"{what} exists already and {whose}")
-
-
-def _trim_observed(manifest: Manifest) -> Manifest:
-    """Pods and ReplicaSets: only who they are and how they do."""
-    metadata = {k: v for k, v in manifest["metadata"].items() if k != "managedFields"}
-    return {
-        "kind": manifest.get("kind"),
-        "metadata": metadata,
-        "status": manifest.get("status", {}),
-    }
-
-
-def _trim_owned(manifest: Manifest) -> Manifest:
-    """Children: of the managed fields only what was applied."""
-    metadata = manifest["metadata"]
-    managed = [e for e in metadata.get("managedFields") or () if e.get("operation") == "Apply"]
-    return {**manifest, "metadata": {**metadata, "managedFields": managed}}

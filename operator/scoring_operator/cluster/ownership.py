@@ -13,7 +13,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from scoring_operator.api import Manifest
+from scoring_operator.api import Kind, Manifest, ScoringModel
+from scoring_operator.cluster.errors import NameTakenError, StaleOwnerError
 from scoring_operator.manifests.names import APPLIED_ANNOTATION
 
 # Not part of managed fields: they identify the object.
@@ -119,3 +120,37 @@ def _item(value: Any, owned: dict[str, Any]) -> Any:
         elif marker == "v" and json.loads(text) == value:
             return fields
     return None
+
+
+def is_owned(manifest: Manifest, model: ScoringModel) -> bool:
+    """Whether the ScoringModel is among the owners."""
+    owners = manifest["metadata"].get("ownerReferences") or ()
+    return any(owner["uid"] == model.uid for owner in owners)
+
+
+def _controller(manifest: Manifest) -> Manifest | None:
+    references = manifest["metadata"].get("ownerReferences") or ()
+    return next((r for r in references if r.get("controller")), None)
+
+
+def controller_uid(manifest: Manifest) -> str | None:
+    """The uid of the object that controls this one."""
+    controller = _controller(manifest)
+    return controller["uid"] if controller else None
+
+
+def check_owner(live: Manifest, kind: Kind, model: ScoringModel) -> None:
+    """Refuse to touch what belongs to somebody else.
+
+    Raises:
+        NameTakenError: it does.
+        StaleOwnerError: it belongs to a deleted ScoringModel of the same name.
+    """
+    owner = _controller(live)
+    if owner and owner["uid"] == model.uid:
+        return
+    what = f"{kind.name} {live['metadata']['name']}"
+    if owner and owner["kind"] == "ScoringModel" and owner["name"] == model.name:
+        raise StaleOwnerError(f"{what} of the deleted ScoringModel {model.name} is still there")
+    whose = f"belongs to {owner['kind']} {owner['name']}" if owner else "belongs to nobody"
+    raise NameTakenError(f"{what} exists already and {whose}")

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 
 from scoring_operator.api import Canary, Manifest, ScoringModel
+from scoring_operator.manifests import names
 
 MODEL_DIR = "/mnt/model"
 KEYS_DIR = "/etc/scorer/keys"
 CA_DIR = "/etc/scorer/ca"
+SOURCE_DIR = "/mnt/source"
+SIGNATURE_DIR = "/etc/scorer/signature"
+CACHE_DIR = "/var/cache/scorer"
 
 
 def fetch_environment(model: ScoringModel, canary: Canary | None) -> list[Manifest]:
@@ -24,8 +28,23 @@ def fetch_environment(model: ScoringModel, canary: Canary | None) -> list[Manife
         "SCORER_MODEL_SHA256": (canary.sha256 if canary else model.sha256) or "",
         "SCORER_FRAMEWORK": model.framework,
         "SCORER_MODEL_DIR": MODEL_DIR,
+        # Where it tells how far it is; the scorer's own default is the same port.
+        "SCORER_PROBE_PORT": str(names.PROBE_PORT),
     }
+    if model.signature_key:
+        values["SCORER_SIGNATURE_KEY"] = f"{SIGNATURE_DIR}/{model.signature_key.key}"
     return _variables(values) + _ca_variables(model)
+
+
+def pin_variable(model: ScoringModel, revision: str) -> Manifest:
+    """The digest that the first pod of this revision fetched; not there for the first pod itself.
+
+    Args:
+        model: the ScoringModel.
+        revision: of the pod.
+    """
+    reference = {"name": names.pins_name(model), "key": revision, "optional": True}
+    return {"name": "SCORER_PINNED_SHA256", "valueFrom": {"configMapKeyRef": reference}}
 
 
 def serve_environment(

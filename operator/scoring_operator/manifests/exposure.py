@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from scoring_operator.api import IssuerRef, ScoringModel
+from scoring_operator.api import Gateway, IssuerRef, ScoringModel
 from scoring_operator.settings import Settings
 
 
@@ -29,6 +29,7 @@ class Exposure:
         ingress_class: of the Ingress; None: the cluster's default class.
         certificate: who makes the certificate.
         issuer: for `CertificateSource.ISSUER`.
+        gateway: the Gateway that the host belongs to; None: an Ingress.
     """
 
     host: str | None
@@ -36,6 +37,7 @@ class Exposure:
     ingress_class: str | None
     certificate: CertificateSource
     issuer: IssuerRef | None = None
+    gateway: Gateway | None = None
 
 
 INTERNAL = Exposure(None, None, None, CertificateSource.NONE)
@@ -46,7 +48,7 @@ def plan_exposure(model: ScoringModel, settings: Settings) -> Exposure:
 
     Args:
         model: the ScoringModel.
-        settings: base domain, URL port, default ingress class and issuer.
+        settings: base domain, URL port, default gateway, ingress class and issuer.
     """
     if model.exposure == "ClusterInternal":
         return INTERNAL
@@ -58,8 +60,9 @@ def plan_exposure(model: ScoringModel, settings: Settings) -> Exposure:
         return INTERNAL
     port = "" if settings.url_port == 443 else f":{settings.url_port}"
     url = f"https://{host}{port}"
-    if model.gateway:
-        return Exposure(host, url, None, CertificateSource.GATEWAY)
+    gateway = model.gateway or (None if model.ingress else settings.gateway)
+    if gateway:
+        return Exposure(host, url, None, CertificateSource.GATEWAY, gateway=gateway)
     ingress_class = (model.ingress and model.ingress.class_name) or settings.ingress_class
     if model.ingress and model.ingress.tls_secret_name:
         return Exposure(host, url, ingress_class, CertificateSource.SECRET)

@@ -43,6 +43,11 @@ def tls_secret_name(model: ScoringModel) -> str:
     return given or f"{model.name}-tls"
 
 
+def pins_name(model: ScoringModel) -> str:
+    """The ConfigMap with the digest of each revision."""
+    return f"{model.name}-pins"
+
+
 def service_account_name(model: ScoringModel) -> str:
     """The ServiceAccount that the pods run as."""
     return model.storage.service_account_name or model.name

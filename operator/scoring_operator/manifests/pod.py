@@ -5,13 +5,17 @@ https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted
 
 from __future__ import annotations
 
-from scoring_operator.api import Canary, Manifest, ScoringModel
+from scoring_operator.api import Canary, FileSource, Manifest, ScoringModel
 from scoring_operator.manifests import names
 from scoring_operator.manifests.environment import (
     CA_DIR,
+    CACHE_DIR,
     KEYS_DIR,
     MODEL_DIR,
+    SIGNATURE_DIR,
+    SOURCE_DIR,
     fetch_environment,
+    pin_variable,
     serve_environment,
 )
 from scoring_operator.settings import Settings
@@ -37,6 +41,8 @@ def build_pod_template(
     # Labels of the user first: ours win, so that a selector can never be broken by them.
     labels = {**model.pod_labels, **names.labels(model), **names.selector(model, canary=is_canary)}
     labels[names.REVISION_LABEL] = revision
+    if settings.workload_identity and model.storage.service_account_name:
+        labels["azure.workload.identity/use"] = "true"
     # Nothing in the pod's volumes is worth a node: all of it is fetched again elsewhere.
     annotations = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "true"}
     annotations.update(model.pod_annotations)
@@ -57,9 +63,9 @@ def build_pod_template(
             "fsGroup": settings.run_as_user,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "initContainers": [_fetch_container(model, settings, canary)],
+        "initContainers": [_fetch_container(model, settings, canary, revision)],
         "containers": [_scorer_container(model, settings, canary, revision)],
-        "volumes": _volumes(model),
+        "volumes": _volumes(model, settings, canary),
         "topologySpreadConstraints": _spread(model, is_canary),
     }
     if model.image_pull_secrets:
@@ -78,9 +84,13 @@ def build_pod_template(
     return {"metadata": metadata, "spec": spec}
 
 
-def _fetch_container(model: ScoringModel, settings: Settings, canary: Canary | None) -> Manifest:
+def _fetch_container(
+    model: ScoringModel, settings: Settings, canary: Canary | None, revision: str
+) -> Manifest:
     container = _container(model, settings, "fetch")
     container["env"] = fetch_environment(model, canary)
+    if not (canary or model).sha256:
+        container["env"].append(pin_variable(model, revision))
     # Storage credentials are for the fetcher alone: the model's code never sees them.
     if model.storage.secret_name:
         container["envFrom"] = [{"secretRef": {"name": model.storage.secret_name}}]
@@ -91,7 +101,33 @@ def _fetch_container(model: ScoringModel, settings: Settings, canary: Canary | N
         {"name": "tmp", "mountPath": "/tmp"},
         *_ca_mounts(model),
     ]
+    if model.signature_key:
+        signature = {"name": "signature", "mountPath": SIGNATURE_DIR, "readOnly": True}
+        container["volumeMounts"].append(signature)
+    if settings.install_requirements:
+        container["env"].append({"name": "SCORER_INSTALL_REQUIREMENTS", "value": "true"})
+    if _source(model, canary):
+        container["env"].append({"name": "SCORER_SOURCE_DIR", "value": SOURCE_DIR})
+        source = {"name": "source", "mountPath": SOURCE_DIR, "readOnly": True}
+        container["volumeMounts"].append(source)
+    if settings.model_cache_path:
+        container["env"].append({"name": "SCORER_CACHE_DIR", "value": CACHE_DIR})
+        container["volumeMounts"].append({"name": "cache", "mountPath": CACHE_DIR})
     return container
+
+
+def _source(model: ScoringModel, canary: Canary | None) -> Manifest | None:
+    """The volume behind a model URI that names one; None for URIs that are fetched over the network."""
+    uri = (canary or model).model_uri
+    scheme, _, rest = uri.partition(":")
+    target = rest.lstrip("/")
+    if scheme == "pvc":
+        claim = {"claimName": target.partition("/")[0], "readOnly": True}
+        return {"name": "source", "persistentVolumeClaim": claim}
+    if scheme == "oci":
+        image = {"reference": target, "pullPolicy": "IfNotPresent"}
+        return {"name": "source", "image": image}
+    return None
 
 
 def _scorer_container(
@@ -173,7 +209,7 @@ def _resources(model: ScoringModel, settings: Settings, *, gpu: bool) -> Manifes
     return {"requests": requests, "limits": limits}
 
 
-def _volumes(model: ScoringModel) -> list[Manifest]:
+def _volumes(model: ScoringModel, settings: Settings, canary: Canary | None) -> list[Manifest]:
     size = {"sizeLimit": model.storage.size_limit} if model.storage.size_limit else {}
     volumes: list[Manifest] = [
         {"name": "model", "emptyDir": size},
@@ -183,12 +219,21 @@ def _volumes(model: ScoringModel) -> list[Manifest]:
     if secret:
         volumes.append({"name": "keys", "secret": {"secretName": secret, "defaultMode": 0o440}})
     if model.ca_bundle:
-        if model.ca_bundle.config_map_name:
-            source = {"configMap": {"name": model.ca_bundle.config_map_name, "defaultMode": 0o444}}
-        else:
-            source = {"secret": {"secretName": model.ca_bundle.secret_name, "defaultMode": 0o444}}
-        volumes.append({"name": "ca", **source})
+        volumes.append({"name": "ca", **_file_volume(model.ca_bundle)})
+    if model.signature_key:
+        volumes.append({"name": "signature", **_file_volume(model.signature_key)})
+    if volume := _source(model, canary):
+        volumes.append(volume)
+    if settings.model_cache_path:
+        path = {"path": settings.model_cache_path, "type": "DirectoryOrCreate"}
+        volumes.append({"name": "cache", "hostPath": path})
     return volumes
+
+
+def _file_volume(source: FileSource) -> Manifest:
+    if source.config_map_name:
+        return {"configMap": {"name": source.config_map_name, "defaultMode": 0o444}}
+    return {"secret": {"secretName": source.secret_name, "defaultMode": 0o444}}
 
 
 def _keys_mounts(model: ScoringModel) -> list[Manifest]:

@@ -11,19 +11,10 @@ def build_route(model: ScoringModel, gateway: Gateway, host: str, canary_weight:
 
     Args:
         model: the ScoringModel.
-        gateway: its `spec.gateway`.
+        gateway: its `spec.gateway`, or the default one.
         host: DNS name of the route.
         canary_weight: share of the canary in percent, for a model that has one.
     """
-    parent: Manifest = {
-        "group": "gateway.networking.k8s.io",
-        "kind": "Gateway",
-        "name": gateway.name,
-    }
-    if gateway.namespace:
-        parent["namespace"] = gateway.namespace
-    if gateway.section_name:
-        parent["sectionName"] = gateway.section_name
     backends = [_backend(model.name, 100 - canary_weight)]
     if model.canary:
         backends.append(_backend(names.workload_name(model, canary=True), canary_weight))
@@ -34,8 +25,31 @@ def build_route(model: ScoringModel, gateway: Gateway, host: str, canary_weight:
         "backendRefs": backends,
         "timeouts": {"request": timeout, "backendRequest": timeout},
     }
-    spec = {"parentRefs": [parent], "hostnames": [host], "rules": [rule]}
+    spec = {
+        "parentRefs": [build_parent(gateway, gateway.section_name)],
+        "hostnames": [host],
+        "rules": [rule],
+    }
     return names.child(Kinds.HTTP_ROUTE, model, model.name, spec=spec)
+
+
+def build_parent(gateway: Gateway, section_name: str | None) -> Manifest:
+    """The reference to one listener of the Gateway, or to all of them.
+
+    Args:
+        gateway: the Gateway.
+        section_name: of the listener; None for all.
+    """
+    parent: Manifest = {
+        "group": "gateway.networking.k8s.io",
+        "kind": "Gateway",
+        "name": gateway.name,
+    }
+    if gateway.namespace:
+        parent["namespace"] = gateway.namespace
+    if section_name:
+        parent["sectionName"] = section_name
+    return parent
 
 
 def _backend(name: str, weight: int) -> Manifest:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from scoring_operator.api import Manifest, ScoringModel
 from scoring_operator.manifests import Children, Exposure, names
 from scoring_operator.status import pods as pod_status
+from scoring_operator.status.autoscaling import derive_autoscaling
 from scoring_operator.status.conditions import Condition, condition
-from scoring_operator.status.exposed import derive_certificate, derive_exposed
+from scoring_operator.status.exposed import derive_certificate, derive_exposed, derive_redirect
 from scoring_operator.status.observed import Observed
 from scoring_operator.status.reasons import Reason
 from scoring_operator.status.termination import Finding, digest_from_termination
@@ -70,7 +71,8 @@ def derive_status(
         c
         for c in (
             certificate,
-            _autoscaling(model, observed),
+            derive_redirect(exposure, children),
+            derive_autoscaling(model, observed),
             _canary(model, children, observed),
         )
         if c is not None
@@ -111,7 +113,7 @@ def _workload_finding(
     model: ScoringModel, observed: Observed, pods: _Pods, revision: str
 ) -> Finding | None:
     """Why the wanted revision is not there yet; None when all its pods are ready."""
-    finding = pod_status.derive_finding(pods.wanted, model)
+    finding = pod_status.derive_finding(pods.wanted, model, observed.downloads)
     rejected = _rejected(observed, revision)
     if rejected and (finding is None or not finding.failed):
         return rejected
@@ -205,6 +207,7 @@ _LOAD_REASONS = frozenset(
         Reason.MODEL_FORBIDDEN,
         Reason.MODEL_UNREACHABLE,
         Reason.DIGEST_MISMATCH,
+        Reason.SIGNATURE_INVALID,
         Reason.DISK_FULL,
         Reason.UNSAFE_PICKLE,
         Reason.VERSION_MISMATCH,
@@ -239,23 +242,6 @@ def _available(serving: int, finding: Finding | None) -> Condition:
     return condition("Available", False, Reason.PROGRESSING, "No pod is ready yet.")
 
 
-def _autoscaling(model: ScoringModel, observed: Observed) -> Condition | None:
-    if not model.autoscaling:
-        return None
-    for c in (observed.autoscaler or {}).get("status", {}).get("conditions") or ():
-        if c.get("type") == "ScalingActive" and c.get("status") == "False":
-            if c.get("reason") == "ScalingDisabled":
-                continue
-            hint = "Install metrics-server"
-            if model.autoscaling.target_in_flight_requests:
-                hint += ", and a custom metrics API for spec.autoscaling.targetInFlightRequests"
-            message = f"{c.get('message', 'no metrics')}. {hint}."
-            return condition("Autoscaling", False, Reason.METRICS_MISSING, message)
-        if c.get("type") == "ScalingActive" and c.get("status") == "True":
-            return condition("Autoscaling", True, Reason.READY, c.get("message", "scaling works"))
-    return condition("Autoscaling", None, Reason.PROGRESSING, "The autoscaler has no metrics yet.")
-
-
 def _canary(model: ScoringModel, children: Children, observed: Observed) -> Condition | None:
     if model.canary is None or children.canary_revision is None:
         return None
@@ -269,7 +255,7 @@ def _canary(model: ScoringModel, children: Children, observed: Observed) -> Cond
     if pods.ready:
         message = f"The canary serves {model.canary.weight} % with {pods.ready} pod(s)."
         return condition("Canary", True, Reason.READY, message)
-    finding = pod_status.derive_finding(pods.wanted, model)
+    finding = pod_status.derive_finding(pods.wanted, model, observed.downloads)
     if finding:
         return condition("Canary", False, finding.reason, finding.text())
     return condition("Canary", False, Reason.PROGRESSING, "No pod of the canary is ready yet.")

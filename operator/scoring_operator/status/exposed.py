@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from scoring_operator.api import Manifest, ScoringModel
+from scoring_operator.api import Gateway, Manifest, ScoringModel
+from scoring_operator.manifests import Children
 from scoring_operator.manifests.exposure import CertificateSource, Exposure
 from scoring_operator.status.conditions import Condition, condition
 from scoring_operator.status.observed import Observed
@@ -22,8 +23,8 @@ def derive_exposed(model: ScoringModel, exposure: Exposure, observed: Observed) 
         service = f"http://{model.name}.{model.namespace}.svc"
         message += f" Inside the cluster the model is at {service}."
         return condition("Exposed", False, Reason.CLUSTER_INTERNAL, message)
-    if model.gateway:
-        return _route(model, exposure, observed.route)
+    if exposure.gateway:
+        return _route(exposure.gateway, exposure, observed.route)
     return _ingress(exposure, observed.ingress)
 
 
@@ -46,9 +47,28 @@ def _ingress(exposure: Exposure, ingress: Manifest | None) -> Condition:
     return condition("Exposed", False, Reason.INGRESS_PENDING, message)
 
 
-def _route(model: ScoringModel, exposure: Exposure, route: Manifest | None) -> Condition:
+def derive_redirect(exposure: Exposure, children: Children) -> Condition | None:
+    """Who turns plain HTTP into HTTPS; None without a host. It is enforced either way."""
+    if exposure.host is None:
+        return None
+    if children.proxy_redirects:
+        who = "Gateway" if exposure.gateway else "ingress controller"
+        message = f"The {who} redirects plain HTTP to HTTPS."
+        return condition("HTTPSRedirect", True, Reason.PROXY_REDIRECTS, message)
+    if exposure.gateway:
+        hint = "To redirect at the Gateway, name its plain HTTP listener in spec.gateway.httpSectionName."
+    else:
+        hint = (
+            "The IngressClass's controller is not known, or the kind that it redirects with is not installed; "
+            "add its annotations in spec.ingress.annotations to redirect earlier."
+        )
+    message = f"The scorer itself redirects requests that came by plain HTTP. {hint}"
+    return condition("HTTPSRedirect", True, Reason.SCORER_REDIRECTS, message)
+
+
+def _route(target: Gateway, exposure: Exposure, route: Manifest | None) -> Condition:
     parents = (route or {}).get("status", {}).get("parents") or ()
-    gateway = model.gateway.name if model.gateway else ""
+    gateway = target.name
     if not parents:
         message = (
             f"No controller has answered for Gateway {gateway} yet. Check that the Gateway exists "

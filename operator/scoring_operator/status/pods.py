@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from scoring_operator.api import Manifest, ScoringModel
 from scoring_operator.status.conditions import shorten
@@ -26,6 +26,7 @@ _STOPPED_BY_SIGNAL = {137, 143}
 _PRIORITY = (
     Reason.INVALID_SPEC,
     Reason.DIGEST_MISMATCH,
+    Reason.SIGNATURE_INVALID,
     Reason.UNSAFE_PICKLE,
     Reason.VERSION_MISMATCH,
     Reason.MISSING_DEPENDENCY,
@@ -71,24 +72,64 @@ def is_loaded(pod: Manifest) -> bool:
     )
 
 
-def derive_finding(pods: Iterable[Manifest], model: ScoringModel) -> Finding | None:
+def is_fetching(pod: Manifest) -> bool:
+    """Whether the pod is downloading its model."""
+    return not is_leaving(pod) and any(
+        c.get("name") == "fetch" and "running" in c.get("state", {})
+        for c in pod.get("status", {}).get("initContainerStatuses") or ()
+    )
+
+
+def describe_download(bytes_done: int, bytes_total: int) -> str:
+    """Progress in MiB and percent, in whole steps, so that status is written a hundred times per download at most.
+
+    Args:
+        bytes_done: fetched by now.
+        bytes_total: to fetch; 0 while that is not known.
+    """
+    mib = 1 << 20
+    if bytes_total > 0:
+        percent = min(100, 100 * bytes_done // bytes_total)
+        done = bytes_total * percent // 100 / mib
+        return f"{done:.0f} of {bytes_total / mib:.0f} MiB ({percent} %)"
+    # Without an end the steps grow with what is there: 64 MiB, 128 MiB, 256 MiB.
+    done = 64 * mib
+    if bytes_done < done:
+        return "it has begun"
+    while done * 2 <= bytes_done:
+        done *= 2
+    return f"more than {done / mib:.0f} MiB"
+
+
+def derive_finding(
+    pods: Iterable[Manifest], model: ScoringModel, downloads: Mapping[str, str] | None = None
+) -> Finding | None:
     """The most telling reason why these pods are not ready.
 
     Args:
         pods: pods of one revision.
         model: whose resources and limits the hints name.
+        downloads: how far the fetching pods are, by name.
 
     Returns:
         None when every pod is ready or there are none.
     """
     findings = [
-        derive_pod_finding(pod, model) for pod in pods if not is_ready(pod) and not is_leaving(pod)
+        derive_pod_finding(pod, model, (downloads or {}).get(pod["metadata"]["name"], ""))
+        for pod in pods
+        if not is_ready(pod) and not is_leaving(pod)
     ]
     return min(findings, key=lambda f: _PRIORITY.index(f.reason), default=None)
 
 
-def derive_pod_finding(pod: Manifest, model: ScoringModel) -> Finding:
-    """Why this pod is not ready."""
+def derive_pod_finding(pod: Manifest, model: ScoringModel, download: str = "") -> Finding:
+    """Why this pod is not ready.
+
+    Args:
+        pod: as stored.
+        model: whose resources and limits the hints name.
+        download: how far its download is; empty when that is not known.
+    """
     name = pod["metadata"]["name"]
     status = pod.get("status", {})
     finding = _evicted(status)
@@ -98,20 +139,18 @@ def derive_pod_finding(pod: Manifest, model: ScoringModel) -> Finding:
         finding = finding or _container_finding(container, model)
     finding = finding or _unschedulable(status, model)
     if finding is None:
-        return _on_its_way(pod)
+        return _on_its_way(pod, download)
     return Finding(
         finding.reason, f"pod {name}: {finding.message}", finding.hint, failed=finding.failed
     )
 
 
-def _on_its_way(pod: Manifest) -> Finding:
+def _on_its_way(pod: Manifest, download: str) -> Finding:
     name = pod["metadata"]["name"]
     status = pod.get("status", {})
-    for container in status.get("initContainerStatuses") or ():
-        if container.get("name") == "fetch" and "running" in container.get("state", {}):
-            return Finding(
-                Reason.MODEL_DOWNLOADING, f"pod {name} is fetching the model", failed=False
-            )
+    if is_fetching(pod):
+        message = f"pod {name} is fetching the model" + (f": {download}" if download else "")
+        return Finding(Reason.MODEL_DOWNLOADING, message, failed=False)
     for container in status.get("containerStatuses") or ():
         if container.get("name") == "scorer" and "running" in container.get("state", {}):
             if container.get("started"):

@@ -28,6 +28,7 @@ class Reason(StrEnum):
     MODEL_FORBIDDEN = "ModelForbidden"
     MODEL_UNREACHABLE = "ModelUnreachable"
     DIGEST_MISMATCH = "DigestMismatch"
+    SIGNATURE_INVALID = "SignatureInvalid"
     DISK_FULL = "DiskFull"
 
     MODEL_LOADING = "ModelLoading"
@@ -51,7 +52,10 @@ class Reason(StrEnum):
     SELF_SIGNED = "SelfSigned"
     ISSUED = "Issued"
     PROVIDED = "Provided"
+    PROXY_REDIRECTS = "ProxyRedirects"
+    SCORER_REDIRECTS = "ScorerRedirects"
     METRICS_MISSING = "MetricsMissing"
+    KEDA_MISSING = "KEDAMissing"
     CANARY_UNSUPPORTED = "CanaryUnsupported"
 
 
@@ -62,6 +66,7 @@ TERMINATION_REASONS = frozenset(
         Reason.MODEL_FORBIDDEN,
         Reason.MODEL_UNREACHABLE,
         Reason.DIGEST_MISMATCH,
+        Reason.SIGNATURE_INVALID,
         Reason.DISK_FULL,
         Reason.UNSAFE_PICKLE,
         Reason.VERSION_MISMATCH,

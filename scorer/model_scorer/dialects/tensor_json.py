@@ -35,11 +35,16 @@ def parse_shape(shape: Any, name: str) -> tuple[int, ...]:
 
 
 def count_elements(shape: tuple[int, ...], name: str) -> int:
-    """The product of a shape, bounded."""
-    count = 1
+    """The product of a shape.
+
+    Raises:
+        BadRequest: more elements than fit any body; a size of 0 beside huge ones is no way around it.
+    """
+    count, bound = 1, 1
     for size in shape:
         count *= size
-        if count > MAX_ELEMENTS:
+        bound *= size or 1
+        if bound > MAX_ELEMENTS:
             raise BadRequest(f"input {name!r}: shape {list(shape)[:8]} has too many elements")
     return count
 

@@ -3,7 +3,8 @@
 Runs as the init container (`python -m model_scorer fetch`). Bytes go from the store to the disk at fixed memory,
 their SHA-256 is computed on the way and compared before anybody reads them, and the model folder is filled only when
 everything is there. It never loads a model, never executes anything it fetched, and never logs a credential or a
-query string.
+query string. A signature is verified before anything is published; packages that the model asks for are looked for, and
+installed from wheels where the operator allows it.
 
 What the model folder then holds: a single file under its own name; a folder's files; an archive's content (an archive
 whose only entry is a folder is opened one level further). `.fetched.json` beside them says what was fetched.
@@ -18,6 +19,7 @@ Credentials come from the environment, filled from the Secret that `spec.storage
 | Hugging Face | `HF_TOKEN`, `HF_ENDPOINT` |
 | http(s) | `HTTP_BEARER_TOKEN`, or `HTTP_USERNAME` and `HTTP_PASSWORD`; `HTTP_QUERY` for a signed URL's query |
 | MLflow | `MLFLOW_TRACKING_URI` and its `MLFLOW_TRACKING_*` |
+| package index | `SCORER_PIP_INDEX_URL`, or pip's `PIP_INDEX_URL`, `PIP_EXTRA_INDEX_URL`, `PIP_FIND_LINKS`, `PIP_CERT`, … |
 | all | `HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`, `SSL_CERT_FILE` |
 
 `oci:` and `pvc:` are volumes: the operator mounts them, read-only, at `SCORER_SOURCE_DIR` (`/mnt/source`), and the

@@ -38,8 +38,13 @@ class Download:
             return next(iter(self.digests.values()))
         return compute_folder_digest(self.digests)
 
-    def verify(self, expected: str, display: str) -> None:
-        """Compare with the digest that the spec names.
+    def verify(self, expected: str, display: str, *, pinned: bool = False) -> None:
+        """Compare with the digest that the spec names, or that the revision began with.
+
+        Args:
+            expected: hexadecimal; empty: any bytes will do.
+            display: the URI as it may be logged.
+            pinned: `expected` is what the first pod of this revision fetched.
 
         Raises:
             ModelNotFound: nothing was fetched.
@@ -52,9 +57,18 @@ class Download:
             )
         if expected and self.digest != expected:
             what = "file" if self.single else "folder"
+            if pinned:
+                raise DigestMismatch(
+                    f"The {what} at {display} has changed: its SHA-256 is {self.digest} now, and this revision "
+                    f"runs {expected}.",
+                    hint="If the new bytes are meant, set spec.sha256 to their digest, or spec.updatePolicy to Always; "
+                    "if not, restore the model at its URI.",
+                    found=self.digest,
+                )
             raise DigestMismatch(
                 f"The {what} at {display} has the SHA-256 {self.digest}, spec.sha256 says {expected}.",
                 hint="If the new bytes are meant, set spec.sha256 to their digest; if not, restore the model at its URI.",
+                found=self.digest,
             )
 
 

@@ -5,10 +5,11 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from model_scorer.errors import DiskFull, InvalidSpec
 from model_scorer.fetch.cache import DigestCache
@@ -16,12 +17,14 @@ from model_scorer.fetch.fetched import Download
 from model_scorer.fetch.local_source import copy_from_disk
 from model_scorer.fetch.location import Location, archive_suffix, parse_uri
 from model_scorer.fetch.options import FetchOptions
-from model_scorer.fetch.progress import MIB, Progress
+from model_scorer.fetch.progress import MIB, Progress, served
+from model_scorer.fetch.requirements import PackageInstaller
 from model_scorer.fetch.sink import translate_write_error
 from model_scorer.fetch.staging import Staging
 from model_scorer.fetch.unpack import unpack_archive
 from model_scorer.fetch.web_source import fetch_from_web
 from model_scorer.settings import Settings
+from model_scorer.verify.signature import verify_signature
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +46,15 @@ class Fetched:
     files: int
 
 
-def fetch_model(settings: Settings, options: FetchOptions | None = None) -> Fetched:
+def fetch_model(
+    settings: Settings, options: FetchOptions | None = None, *, tell_progress: bool = False
+) -> Fetched:
     """Fill `settings.model_dir` with the model behind `settings.model_uri`, or leave it empty.
 
     Args:
-        settings: `model_uri`, `model_sha256` and `model_dir` are used.
+        settings: `model_uri`, `model_sha256` and `model_dir` are used; `address` and `probe_port` for the progress.
         options: everything else; from the process's environment by default.
+        tell_progress: answer `GET /progress` on the probe port meanwhile.
 
     Raises:
         ScorerError: with the reason; nothing of the model is left on the disk then.
@@ -57,10 +63,14 @@ def fetch_model(settings: Settings, options: FetchOptions | None = None) -> Fetc
     location = parse_uri(settings.model_uri)
     _refuse_overlap(location, settings.model_dir)
     log.info("fetching", extra={"uri": location.display, "kind": location.kind})
-    with _terminated_by_signal():
+    progress = Progress(location.display)
+    with ExitStack() as stack:
+        stack.enter_context(_terminated_by_signal())
+        if tell_progress:
+            stack.enter_context(served(progress, settings.address, settings.probe_port))
         staging = Staging(settings.model_dir)
         try:
-            return _fill(staging, location, settings.model_sha256, options)
+            return _fill(staging, location, settings.model_sha256, options, progress)
         except OSError as err:
             staging.discard()
             translated = translate_write_error(err, settings.model_dir)
@@ -72,16 +82,18 @@ def fetch_model(settings: Settings, options: FetchOptions | None = None) -> Fetc
             raise
 
 
-def _fill(staging: Staging, location: Location, expected: str, options: FetchOptions) -> Fetched:
+def _fill(
+    staging: Staging, location: Location, sha256: str, options: FetchOptions, progress: Progress
+) -> Fetched:
+    expected = sha256 or options.pinned_sha256
     raw = staging.folder / "raw"
     raw.mkdir()
-    progress = Progress(location.display)
     download = Download(raw, single=True)
     cache = DigestCache(options.cache_dir) if options.cache_dir else None
     cached = cache is not None and bool(expected) and cache.copy_to(expected, download, progress)
     if not cached:
         _fetch_into(location, download, options, progress)
-        download.verify(expected, location.display)
+        download.verify(expected, location.display, pinned=not sha256)
         if cache is not None:
             cache.keep(download)
     name = next(iter(download.digests))
@@ -92,16 +104,27 @@ def _fill(staging: Staging, location: Location, expected: str, options: FetchOpt
         unpack_archive(raw / name, publish, options.unpack, display=location.display)
         (raw / name).unlink()
         publish = _open_only_folder(publish)
+    if options.signature_key is not None:
+        verify_signature(publish, options.signature_key, display=location.display)
     files = sum(len(names) for _, _, names in os.walk(publish))
+    packages = PackageInstaller(
+        options.environ, allowed=options.install_requirements, cache_dir=options.cache_dir
+    ).provide(publish)
     message = (
         f"Fetched {location.display}: {download.size_bytes / MIB:.1f} MiB, {files} file{'s' if files != 1 else ''}"
-        f"{', from the cache' if cached else ''}."
+        f"{', from the cache' if cached else ''}"
+        f"{f'; installed {len(packages)} packages' if packages else ''}."
     )
     digest = f"sha256:{download.digest}"
-    staging.publish(
-        {"uri": location.display, "digest": digest, "bytes": download.size_bytes, "files": files},
-        source=publish,
-    )
+    record: dict[str, Any] = {
+        "uri": location.display,
+        "digest": digest,
+        "bytes": download.size_bytes,
+        "files": files,
+    }
+    if packages:
+        record["packages"] = packages
+    staging.publish(record, source=publish)
     progress.tell("fetched")
     return Fetched(message, digest, download.size_bytes, files)
 

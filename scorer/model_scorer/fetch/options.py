@@ -1,6 +1,7 @@
 """The knobs of a fetch, with the values that production uses; tests turn them."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +46,10 @@ class FetchOptions:
         unpack: bounds of an archive.
         cache_dir: models by digest, outliving the pod; None for no cache.
         source_dir: where the operator mounts the volume of an `oci:` or `pvc:` URI.
-        environ: credentials for object stores.
+        pinned_sha256: what the first pod of this revision fetched; empty: this is the first, or the spec names a digest.
+        install_requirements: install the packages that the model asks for; otherwise only look whether they are there.
+        signature_key: public key that the model must be signed with; None asks for no signature.
+        environ: credentials for object stores, and where packages come from.
     """
 
     retry: RetryPolicy = field(default_factory=RetryPolicy)
@@ -54,11 +58,14 @@ class FetchOptions:
     unpack: UnpackLimits = field(default_factory=UnpackLimits)
     cache_dir: Path | None = None
     source_dir: Path = Path("/mnt/source")
+    pinned_sha256: str = ""
+    install_requirements: bool = False
+    signature_key: Path | None = None
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
-        """Read `SCORER_CACHE_DIR`, `SCORER_SOURCE_DIR` and `SCORER_FETCH_CONNECTIONS`; absent or empty is the default.
+        """Read the fetcher's own variables (docs/architecture.md); absent or empty is the default.
 
         Raises:
             InvalidSpec: a value that makes no sense.
@@ -69,11 +76,27 @@ class FetchOptions:
                 f"SCORER_FETCH_CONNECTIONS must be between 1 and 32, got {connections!r}.",
                 hint="Correct it in spec.env.",
             )
+        install = environ.get("SCORER_INSTALL_REQUIREMENTS", "").strip().lower() or "false"
+        if install not in ("true", "false", "1", "0"):
+            raise InvalidSpec(
+                f"SCORER_INSTALL_REQUIREMENTS must be true or false, got {install!r}.",
+                hint="Correct it in the operator's settings.",
+            )
         cache = environ.get("SCORER_CACHE_DIR", "").strip()
+        key = environ.get("SCORER_SIGNATURE_KEY", "").strip()
+        pinned = environ.get("SCORER_PINNED_SHA256", "").strip().lower()
+        if not re.fullmatch(r"([0-9a-f]{64})?", pinned):
+            raise InvalidSpec(
+                f"SCORER_PINNED_SHA256 must be 64 hexadecimal digits, got {pinned!r}.",
+                hint="Delete the ConfigMap that it comes from; the operator makes it anew.",
+            )
         return cls(
             web=WebOptions(environ=environ),
             transfer=TransferOptions(connections=int(connections)),
             cache_dir=Path(cache) if cache else None,
             source_dir=Path(environ.get("SCORER_SOURCE_DIR", "").strip() or "/mnt/source"),
+            pinned_sha256=pinned,
+            install_requirements=install in ("true", "1"),
+            signature_key=Path(key) if key else None,
             environ=environ,
         )

@@ -1,8 +1,12 @@
-"""Progress of a fetch: one log line every few seconds, with MiB, percent and speed."""
+"""Progress of a fetch: one log line every few seconds, with MiB, percent and speed; and `GET /progress` for the operator."""
 
+import json
 import logging
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 log = logging.getLogger(__name__)
 
@@ -55,3 +59,53 @@ class Progress:
                 "seconds": round(seconds, 1),
             },
         )
+
+
+@contextmanager
+def served(progress: Progress, address: str, port: int) -> Iterator[int | None]:
+    """Answer `GET /progress` with `{"bytes": …, "totalBytes": …}` while the block runs; 0 bytes in total: not known yet.
+
+    Args:
+        progress: what to tell.
+        address: to listen on.
+        port: 0 for any free one.
+
+    Yields:
+        The port; None when it cannot be had, which a fetch does without.
+    """
+
+    class Handler(BaseHTTPRequestHandler):
+        timeout = 5.0
+
+        def do_GET(self) -> None:
+            if self.path != "/progress":
+                self.send_error(404)
+                return
+            state = {"bytes": progress.bytes_done, "totalBytes": progress.bytes_total}
+            body = json.dumps(state).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *arguments: object) -> None:
+            """Say nothing: the operator asks every few seconds."""
+
+    try:
+        server = ThreadingHTTPServer((address, port), Handler)
+    except OSError as err:
+        log.info("progress is told in the log only", extra={"cause": str(err)})
+        yield None
+        return
+    server.daemon_threads = True
+    thread = threading.Thread(
+        target=server.serve_forever, args=(0.1,), name="progress", daemon=True
+    )
+    thread.start()
+    try:
+        yield int(server.server_address[1])
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -135,8 +135,9 @@ def hand_over(application: Application, exchange: Exchange, connection: Exchange
         for name, value in request.headers.items():
             headers.add(name.decode("latin-1").title(), value.decode("latin-1").strip(" \t"))
         delegate.headers_received(start_line, headers)
+        if request.body:
+            delegate.data_received(request.body)
+        # Tornado reads forms here, whether or not anybody asks for one.
+        delegate.finish()
     except httputil.HTTPInputError as err:
         raise BadRequest(f"malformed HTTP request: {err}") from err
-    if request.body:
-        delegate.data_received(request.body)
-    delegate.finish()

@@ -1,7 +1,8 @@
 """Verification before loading: what a pickle would import and call, and which library wrote a file, without loading it.
 
 Takes paths of files that were fetched, gives nothing back when they are fine, and raises `UnsafePickle`,
-`VersionMismatch` or `LoadFailed` when they are not. It reads opcodes and metadata; it never unpickles, and never
+`VersionMismatch` or `LoadFailed` when they are not; of a folder, `signature.py` tells whether a key's owner signed it
+(`SignatureInvalid`). It reads opcodes and metadata; it never unpickles, and never
 imports a module because a file names it (the exception: submodules of installed scikit-learn and the like, to make
 sure that what is called a class is one).
 

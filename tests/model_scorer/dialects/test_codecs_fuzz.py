@@ -162,3 +162,16 @@ def test_large_answers_equal_small_ones_digit_for_digit():
     large = json.loads(dialect.encode(Prediction({"p": values}), form, TARGET, 1.0).body)
     small = json.loads(dialect.encode(Prediction({"p": values[:10]}), form, TARGET, 1.0).body)
     assert np.allclose(large[:10], small, rtol=1e-7)
+
+
+@pytest.mark.parametrize("shape", [[0, 2**62], [2**62, 0, 4], [2**41], [1] * 33])
+@pytest.mark.parametrize("binary", [True, False])
+def test_shapes_that_no_array_can_have_are_refused(shape, binary):
+    item = {"name": "X", "shape": shape, "datatype": "INT64"}
+    item |= {"parameters": {"binary_data_size": 0}} if binary else {"data": []}
+    head = json.dumps({"inputs": [item]}).encode()
+    error = refusal(
+        DIALECTS[2], request(head, inference_header_content_length=str(len(head)).encode())
+    )
+    assert error is not None
+    assert error.status == 400

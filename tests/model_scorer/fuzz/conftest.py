@@ -1,4 +1,4 @@
-"""Hypothesis profiles: some hundred cases in every run, 100,000 with `--hypothesis-profile=long`."""
+"""Hypothesis profiles: a thousand cases in every run, 200,000 with `--hypothesis-profile=long`."""
 
 from __future__ import annotations
 

@@ -6,10 +6,27 @@ import json
 import random
 from typing import Any
 
-KEYS = (
-    "data input instances inputs dataframe_split dataframe_records columns index name shape datatype parameters "
-    "binary_data_size binary_data outputs id params b64 binary_data_output"
-).split()
+KEYS = [
+    "data",
+    "input",
+    "instances",
+    "inputs",
+    "dataframe_split",
+    "dataframe_records",
+    "columns",
+    "index",
+    "name",
+    "shape",
+    "datatype",
+    "parameters",
+    "binary_data_size",
+    "binary_data",
+    "outputs",
+    "id",
+    "params",
+    "b64",
+    "binary_data_output",
+]
 SCALARS: tuple[Any, ...] = (
     None,
     True,

@@ -1,6 +1,7 @@
 """Anything at all over a real socket: never a 5xx, never silence, never a growing process.
 
-Five properties; `pytest tests/model_scorer/fuzz --hypothesis-profile=long` tries each 20,000 times.
+Five properties and five seeds of plain noise; `pytest tests/model_scorer/fuzz --hypothesis-profile=long` (`make fuzz`)
+tries each 20,000 times.
 """
 
 from __future__ import annotations

@@ -14,7 +14,10 @@ _GATEWAY: Spec = {
 _ENV: list[Spec] = [
     {"name": "COLOUR", "value": "blue"},
     {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k", "optional": True}}},
-    {"name": "PLACE", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "k", "optional": True}}},
+    {
+        "name": "PLACE",
+        "valueFrom": {"configMapKeyRef": {"name": "c", "key": "k", "optional": True}},
+    },
 ]
 _NODE_AFFINITY: Spec = {
     "requiredDuringSchedulingIgnoredDuringExecution": {
@@ -40,9 +43,10 @@ SPECS: dict[str, Spec] = {
     "digest": {"sha256": "0" * 64},
     "storage-secret": {"storage": {"secretName": "account", "sizeLimit": "20Gi"}},
     "workload-identity": {
-        "storage": {"serviceAccountName": "faq-identity", "sizeLimit": 1000000},
+        "storage": {"serviceAccountName": "faq-identity"},
         "automountServiceAccountToken": True,
     },
+    "size-as-a-number": {"storage": {"sizeLimit": 1000000}},
     "trusted-pickle": {"trustPickle": True},
     "onnx": {"framework": "onnx", "precision": "float16"},
     "tensorflow": {"framework": "tensorflow"},
@@ -82,6 +86,8 @@ SPECS: dict[str, Spec] = {
     },
     "ca-from-config-map": {"caBundle": {"configMapName": "ca", "key": "bundle.pem"}},
     "ca-from-secret": {"caBundle": {"secretName": "ca"}},
+    "signed": {"signatureKey": {"configMapName": "signing", "key": "cosign.pub"}},
+    "signed-by-secret": {"signatureKey": {"secretName": "signing"}},
     "fixed-size": {"replicas": 3, "rollout": {"strategy": "Recreate"}},
     "stopped": {"replicas": 0},
     "scaled-by-cpu": {
@@ -93,6 +99,10 @@ SPECS: dict[str, Spec] = {
         }
     },
     "scaled-by-requests": {"autoscaling": {"maxReplicas": 10, "targetInFlightRequests": 8}},
+    "scaled-by-keda": {
+        "autoscaling": {"autoscaler": "KEDA", "maxReplicas": 4, "targetInFlightRequests": 4}
+    },
+    "updated": {"updatePolicy": "Always"},
     "patient": {
         "probes": {"startupSeconds": 1200},
         "batching": {"maxSize": 8, "maxDelayMilliseconds": 5},
@@ -119,6 +129,7 @@ SPECS: dict[str, Spec] = {
         "canary": _CANARY,
     },
     "gateway": {"gateway": _GATEWAY},
+    "gateway-redirect": {"gateway": {**_GATEWAY, "httpSectionName": "http"}},
     "gateway-canary": {"gateway": _GATEWAY, "canary": _CANARY},
     "canary": {"canary": {**_CANARY, "weight": 0}, "replicas": 2},
 }

@@ -37,6 +37,8 @@ CONTROLLERS = [
     "haproxy.org/ingress-controller/haproxy",
     "haproxy-ingress.github.io/controller",
     "azure/application-gateway",
+    "traefik.io/ingress-controller",
+    "alb.networking.azure.io/alb-controller",
 ]
 
 
@@ -53,7 +55,17 @@ def stored(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def children(spec: dict[str, Any], controller: str | None) -> list[dict[str, Any]]:
-    settings = Settings(base_domain="models.example.com")
+    settings = Settings(
+        base_domain="models.example.com",
+        network_policy="IngressAndEgress",
+        network_policy_from=("gateways", "10.0.0.0/8"),
+        network_policy_metrics_from=("monitoring",),
+        operator_namespace="scoring-system",
+        prometheus_url="http://prometheus.monitoring",
+        keda_authentication="prometheus",
+        workload_identity=True,
+        model_cache_path="/var/cache/models",
+    )
     model = parse_scoring_model(stored(spec))
     exposure = plan_exposure(model, settings)
     wishes = Wishes(
@@ -62,6 +74,8 @@ def children(spec: dict[str, Any], controller: str | None) -> list[dict[str, Any
         certificate=pair(exposure.host) if exposure.host else None,
         ingress_controller=controller,
         canary_serves=True,
+        pins={"0123456789": "a" * 64},
+        installed=frozenset(Kinds.OPTIONAL_CHILDREN),
     )
     return list(build_children(model, settings, exposure, wishes).manifests)
 
