@@ -72,6 +72,18 @@ fuzz: $(STAMP) ## 200,000 malformed requests to the scorer, and schemathesis on 
 	@$(BIN)/python -m pytest -n $(JOBS) tests/model_scorer/fuzz --hypothesis-profile=long
 	@$(BIN)/python tests/model_scorer/fuzz/openapi_fuzz.py
 
+.PHONY: bench-scorer
+bench-scorer: $(STAMP) ## The scorer against every Python model server (needs wrk; about 1 h, BENCH_ARGS=--quick for less)
+	@$(BIN)/python bench/bench_scorer.py $(BENCH_ARGS)
+
+.PHONY: bench-resnet
+bench-resnet: $(STAMP) ## ResNet-152 over HTTP against limits and peers (needs wrk; about 1 h, BENCH_ARGS=--quick for less)
+	@$(BIN)/python bench/bench_resnet.py $(BENCH_ARGS)
+
+.PHONY: bench-operator
+bench-operator: $(STAMP) ## 1,000 ScoringModels against kubectl apply of their children
+	@$(BIN)/python bench/bench_operator.py $(BENCH_ARGS)
+
 .PHONY: lint
 lint: $(STAMP) ## Formatting, lint, types, import layers
 	@$(BIN)/ruff format --check .

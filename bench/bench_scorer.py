@@ -1,0 +1,505 @@
+"""`make bench-scorer`: the scorer against every Python model server and against the in-process limits, in one run.
+
+Method and goals: bench/README.md. Progress goes to stderr; tables and, as the last line, one JSON object to stdout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.environments import PeerError, build_environment, read_peers
+from harness.forms import Content
+from harness.limits import LimitError, build_json_jobs, build_score_jobs, measure_limits
+from harness.load import LoadGeneratorError, find_wrk, run_wrk, write_requests
+from harness.machine import describe_machine
+from harness.processes import ServerError
+from harness.report import print_cells, print_goals, print_json_line, print_table, say
+from harness.servers import LOGS, Server, Started, check_all, our_server, peer_server, started
+from harness.statistics import OURS, CellKey, Goal, Samples
+from workloads.application import load
+from workloads.prepare import LARGE_BYTES, faq_questions, iris_rows, prepare, wide_rows
+
+WORKLOADS = ("small", "faq", "wide", "memory")
+CLIENTS = (1, 8, 64)
+BODIES = 64
+WIDE_BODIES = 8
+DIALECTS = ("score", "v1", "v2_json", "v2_binary")
+LIMIT = "in process"
+PACKAGES = (
+    *("model_scorer", "scoring-operator", "tornado", "uvloop", "httptools", "orjson"),
+    *("numpy", "scikit-learn"),
+)
+TOLERANCE = 1e-6
+
+
+@dataclass(slots=True)
+class Run:
+    """What one run has found so far."""
+
+    seconds: float
+    rounds: int
+    clients: tuple[int, ...]
+    samples: Samples = field(default_factory=Samples)
+    absent: dict[str, dict[str, str]] = field(default_factory=dict)
+    broken: set[tuple[str, str, str]] = field(default_factory=set)
+    # By server and workload: seconds to the first right answer, PSS in bytes after the load.
+    starts: dict[tuple[str, str], list[float]] = field(default_factory=dict)
+    memory: dict[tuple[str, str], list[int]] = field(default_factory=dict)
+    bare_starts: list[float] = field(default_factory=list)
+    copies: list[float] = field(default_factory=list)
+
+
+# ------------------------------------------------------------------------------------------------------------- rounds
+
+
+def measure_server(
+    run: Run,
+    server: Server,
+    workload: str,
+    contents: Sequence[Content],
+    expected: Sequence[Any],
+    round_number: int,
+) -> None:
+    """Start a server, check it, load it in all its dialects with all numbers of clients, stop it."""
+    say(f"  {server.name} …")
+    by_route: dict[tuple[str, str], list[str]] = {}
+    for dialect, route in server.routes.items():
+        by_route.setdefault(route, []).append(dialect)
+    first = next(iter(server.routes))
+    steady = workload != "small"
+    # A call of the FAQ pipeline may be as long as a tenth of a cell of the small model.
+    seconds = run.seconds * (2 if workload == "faq" else 1)
+    with started(server, first, contents[0], expected[0], TOLERANCE) as up:
+        run.starts.setdefault((server.name, workload), []).append(up.ready_seconds)
+        for dialects in by_route.values():
+            if round_number == 0:
+                try:
+                    check_all(up, dialects[0], contents, expected, TOLERANCE, say)
+                except ServerError as err:
+                    # Its other dialects may work; if the first one does not, nothing does.
+                    if first in dialects:
+                        raise
+                    say(f"    FAILED: {err}")
+                    run.broken.add((server.name, workload, dialects[0]))
+                    run.absent[workload][f"{server.name}, {dialects[0]}"] = str(err)
+            if (server.name, workload, dialects[0]) in run.broken:
+                continue
+            path = LOGS / "requests.bin"
+            write_requests(path, server.requests(dialects[0], contents), up.port)
+            _warm(up, path, run)
+            for clients in run.clients:
+                sample = run_wrk(
+                    path,
+                    up.port,
+                    clients=clients,
+                    seconds=seconds,
+                    server=up.process,
+                    steady=steady,
+                )
+                say(
+                    f"    {dialects[0]}, {clients} clients: {sample.rate:,.0f}/s, "
+                    f"p50 {sample.p50_ms:.2f} ms, p99 {sample.p99_ms:.2f} ms, errors {sample.errors}"
+                )
+                for dialect in dialects:
+                    key = CellKey(server.name, workload, dialect, clients)
+                    run.samples.add(key, round_number, sample)
+        run.memory.setdefault((server.name, workload), []).append(up.process.pss_bytes())
+
+
+def _warm(up: Started, path: Path, run: Run) -> None:
+    run_wrk(path, up.port, clients=max(run.clients), seconds=1, server=up.process)
+
+
+def measure_limit(
+    run: Run, workload: str, payloads: Sequence[Any], folder: Path, round_number: int
+) -> None:
+    """The application alone, over numbers of processes and batch sizes."""
+    batches = (1, 4, 8, 16) if workload == "faq" else (1, 8, 64)
+    for processes in (1, 2):
+        say(f"  in process, {processes} process{'es' if processes > 1 else ''} …")
+        arguments = (workload, folder, payloads, batches if processes == 2 else batches[:2])
+        results = measure_limits(
+            build_score_jobs, arguments, processes=processes, seconds=run.seconds
+        )
+        for name, sample in results.items():
+            key = CellKey(f"{LIMIT}, {processes} x {name}", workload, "limit", processes)
+            run.samples.add(key, round_number, sample)
+
+
+def collect_servers(
+    run: Run, workload: str, folder: Path, framework: str, only: frozenset[str] | None
+) -> list[Server]:
+    """Ours first, then every peer in every configuration; peers that cannot be installed are noted."""
+    dialects = DIALECTS if workload == "small" else ("score",)
+    servers = [our_server(folder, framework, dialects)]
+    for peer in read_peers(workload, only):
+        try:
+            binaries = build_environment(peer, networks=False, say=say)
+        except PeerError as err:
+            run.absent.setdefault(workload, {})[peer.title] = str(err)
+            continue
+        servers += [
+            peer_server(peer, variant, binaries, workload, folder)
+            for variant in peer.variants
+            if workload in variant.workloads
+        ]
+    return servers
+
+
+def bench_workload(run: Run, workload: str, only: frozenset[str] | None) -> None:
+    """The small model or the FAQ pipeline: all servers and the limit, interleaved."""
+    folder = prepare(workload, say)
+    contents: list[Content]
+    if workload == "faq":
+        contents = list(faq_questions(BODIES))
+        payloads: list[Any] = contents
+        framework = "python"
+    else:
+        payloads = [row.reshape(1, -1) for row in iris_rows(BODIES)]
+        contents, framework = list(payloads), "sklearn"
+    expected = load(workload, folder).score_many(payloads)
+    servers = collect_servers(run, workload, folder, framework, only)
+    absent = run.absent.setdefault(workload, {})
+    for number in range(run.rounds):
+        say(f"{workload}: round {number + 1} of {run.rounds}")
+        try:
+            measure_limit(run, workload, payloads, folder, number)
+        except LimitError as err:
+            absent[LIMIT] = str(err)
+        if workload == "faq":
+            run.bare_starts.append(time_bare_start(folder))
+        # Another first one each round, so that no server always runs on a machine just as warm.
+        shift = number * 5 % len(servers)
+        for server in servers[shift:] + servers[:shift]:
+            if server.name in absent:
+                continue
+            try:
+                measure_server(run, server, workload, contents, expected, number)
+            except ServerError as err:
+                say(f"    FAILED: {err}")
+                absent[server.name] = str(err)
+
+
+def time_bare_start(folder: Path) -> float:
+    """Seconds that a bare interpreter takes to import scikit-learn and load the FAQ model."""
+    code = f"import joblib, sklearn; joblib.load({str(folder / 'faq.joblib')!r})"
+    begun = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True)
+    return time.perf_counter() - begun
+
+
+def bench_wide(run: Run) -> None:
+    """1,000 x 100 float32 in one request: ours against predict and orjson alone."""
+    arrays = wide_rows(WIDE_BODIES)
+    for name in ("wide-linear", "wide-trees"):
+        folder = prepare(name, say)
+        expected = load(name, folder).score_many(arrays)
+        server = our_server(folder, "sklearn", ("score", "v2_binary"))
+        for number in range(run.rounds):
+            say(f"{name}: round {number + 1} of {run.rounds}")
+            for processes in (1, 2):
+                arguments: tuple[Any, ...] = (name, folder, arrays)
+                results = dict(
+                    measure_limits(
+                        build_json_jobs, arguments, processes=processes, seconds=run.seconds
+                    )
+                )
+                results |= measure_limits(
+                    build_score_jobs, (*arguments, (1,)), processes=processes, seconds=run.seconds
+                )
+                for job, sample in results.items():
+                    label = "predict" if job == "batch 1" else job
+                    key = CellKey(f"{LIMIT}, {processes} x {label}", name, "limit", processes)
+                    run.samples.add(key, number, sample)
+            try:
+                measure_server(run, server, name, list(arrays), expected, number)
+            except ServerError as err:
+                say(f"    FAILED: {err}")
+                run.absent.setdefault(name, {})[OURS] = str(err)
+                break
+
+
+def bench_memory(run: Run) -> None:
+    """How many copies of a large model a second worker brings: growth of PSS over the model's size."""
+    folder = prepare("large", say)
+    rows = wide_rows(1)[0][:1].astype(float)
+    expected = load("large", folder).score_many([rows])[0]
+    say("memory: a model of 200 MiB with one worker and with two")
+    try:
+        used = []
+        for workers in (1, 2):
+            server = our_server(folder, "sklearn", ("score",), workers=workers)
+            with started(server, "score", rows, expected, TOLERANCE) as up:
+                # Both workers have used the model: eight clients for a second.
+                path = LOGS / "requests.bin"
+                write_requests(path, server.requests("score", [rows]), up.port)
+                run_wrk(path, up.port, clients=8, seconds=1, server=up.process)
+                used.append(up.process.pss_bytes())
+        run.copies.append((used[1] - used[0]) / LARGE_BYTES)
+        run.memory[(OURS, "large, 1 worker")] = [used[0]]
+        run.memory[(OURS, "large, 2 workers")] = [used[1]]
+    except ServerError as err:
+        say(f"    FAILED: {err}")
+        run.absent.setdefault("memory", {})[OURS] = str(err)
+
+
+# -------------------------------------------------------------------------------------------------------------- goals
+
+
+def _peer_keys(run: Run, workload: str, dialect: str, clients: int) -> list[CellKey]:
+    return [
+        key
+        for key in run.samples.cells()
+        if (key.workload, key.dialect, key.clients) == (workload, dialect, clients)
+        and key.server != OURS
+    ]
+
+
+def _against_peers(
+    run: Run, name: str, workload: str, dialect: str, clients: int, goal: float
+) -> Goal:
+    """Ours over the fastest peer, at one number of clients."""
+    best = run.samples.best(_peer_keys(run, workload, dialect, clients))
+    if best is None:
+        return Goal(name, None, goal, note="no peer was measured")
+    ratio = run.samples.ratio(CellKey(OURS, workload, dialect, clients), best)
+    return Goal(name, ratio, goal, note=f"x {best.server}")
+
+
+def _lowest(name: str, goal: float, parts: Sequence[Goal]) -> Goal:
+    """One goal of several: the worst of them."""
+    measured = [part for part in parts if part.value is not None]
+    if not measured:
+        return Goal(name, None, goal, note="not measured")
+    worst = min(measured, key=lambda part: part.value or 0.0)
+    return Goal(name, worst.value, goal, note=f"lowest: {worst.name}, {worst.note}")
+
+
+def derive_small_goals(run: Run) -> list[Goal]:
+    """The small model: against peers by /score, the other dialects against /score and their own peers."""
+    wanted = {64: 2.0, 8: 3.0, 1: 1.2}
+    goals = [
+        _against_peers(run, f"small_{n}_clients", "small", "score", n, wanted[n])
+        for n in sorted(run.clients, reverse=True)
+        if n in wanted
+    ]
+    for dialect in DIALECTS[1:]:
+        shares, leads = [], []
+        for n in run.clients:
+            score = CellKey(OURS, "small", "score", n)
+            share = run.samples.ratio(CellKey(OURS, "small", dialect, n), score)
+            shares.append(Goal(f"{n} clients", share, 0.7, note="x /score"))
+            leads.append(_against_peers(run, f"{n} clients", "small", dialect, n, 1.0))
+        goals.append(_lowest(f"small_{dialect}_of_score", 0.7, shares))
+        goals.append(_lowest(f"small_{dialect}_ahead_of_peers", 1.0, leads))
+    return goals
+
+
+def derive_faq_goals(run: Run) -> list[Goal]:
+    """The FAQ pipeline: limit, peers, tail, balance, start."""
+    samples = run.samples
+    limits = [k for k in samples.cells() if k.workload == "faq" and k.dialect == "limit"]
+    best = samples.best(limits)
+    goals = []
+    for n in (c for c in (8, 64) if c in run.clients):
+        ratio = samples.ratio(CellKey(OURS, "faq", "score", n), best) if best else None
+        note = f"x {best.server}" if best else "no limit was measured"
+        goals.append(Goal(f"faq_{n}_clients_of_limit", ratio, 0.95, note=note))
+    leads = [_against_peers(run, f"{n} clients", "faq", "score", n, 1.0) for n in run.clients]
+    goals.append(_lowest("faq_ahead_of_peers", 1.0, leads))
+    tails = [s.p99_ms / s.p50_ms for s in samples.of(CellKey(OURS, "faq", "score", 8)) if s.p50_ms]
+    tail = statistics.median(tails) if tails else None
+    goals.append(Goal("faq_p99_over_p50_8_clients", tail, 2.0, at_least=False))
+    shares = [
+        sample.cpu[1] / sample.cpu[0]
+        for n in run.clients
+        if n >= 8
+        for sample in samples.of(CellKey(OURS, "faq", "score", n))
+        if len(sample.cpu) > 1 and sample.cpu[0]
+    ]
+    note = "CPU of the less busy worker over the busier's, the lowest of all rounds"
+    goals.append(Goal("faq_both_workers_busy", min(shares, default=None), 0.7, note=note))
+    ours = run.starts.get((OURS, "faq"), [])
+    start = None
+    if ours and run.bare_starts:
+        start = statistics.median(ours) / statistics.median(run.bare_starts)
+    note = "start to first right answer, x importing scikit-learn and loading the model"
+    goals.append(Goal("faq_start", start, 1.5, at_least=False, note=note))
+    return goals
+
+
+def derive_wide_goals(run: Run) -> list[Goal]:
+    """Wide rows: the best of all numbers of clients against the same work in two processes."""
+    goals = []
+    compared = {"v2_binary": (("predict", 0.8),), "score": (("orjson alone", 0.9),)}
+    for name in ("wide-linear", "wide-trees"):
+        for dialect, limits in compared.items():
+            mine = run.samples.best([CellKey(OURS, name, dialect, n) for n in run.clients])
+            for label, bound in limits:
+                # Beside a model that takes longer than the JSON, the model's time belongs to the limit too.
+                if name == "wide-trees" and dialect == "score":
+                    label = "orjson and predict"
+                limit = CellKey(f"{LIMIT}, 2 x {label}", name, "limit", 2)
+                ratio = run.samples.ratio(mine, limit) if mine else None
+                title = f"{name.replace('-', '_')}_{'json' if dialect == 'score' else dialect}"
+                goals.append(Goal(title, ratio, bound, note=f"x {limit.server}"))
+    return goals
+
+
+def derive_goals(run: Run, workloads: Sequence[str]) -> list[Goal]:
+    """All goals of the workloads that ran."""
+    goals: list[Goal] = []
+    if "small" in workloads:
+        goals += derive_small_goals(run)
+    if "faq" in workloads:
+        goals += derive_faq_goals(run)
+    if "wide" in workloads:
+        goals += derive_wide_goals(run)
+    if "memory" in workloads:
+        copies = statistics.median(run.copies) if run.copies else None
+        note = "growth of PSS by a second worker, x the model's 200 MiB"
+        goals.append(Goal("one_copy_of_the_model", copies, 0.1, at_least=False, note=note))
+    errors = sum(
+        sample.errors
+        for key in run.samples.cells()
+        if key.server == OURS
+        for sample in run.samples.of(key)
+    )
+    goals.append(Goal("errors_of_ours", float(errors), 0.0, at_least=False, note="in all cells"))
+    return goals
+
+
+# -------------------------------------------------------------------------------------------------------------- output
+
+
+def print_results(run: Run, workloads: Sequence[str]) -> None:
+    """All tables."""
+    if "small" in workloads:
+        absent = run.absent.get("small", {})
+        _print(run, "Small model: each server's own best route", "small", "score", absent)
+        for dialect in DIALECTS[1:]:
+            _print(run, f"Small model: {dialect}", "small", dialect, {})
+    if "faq" in workloads:
+        absent = run.absent.get("faq", {})
+        _print(run, "FAQ pipeline, 182 pairs a request", "faq", "score", absent)
+    if "wide" in workloads:
+        for name in ("wide-linear", "wide-trees"):
+            absent = run.absent.get(name, {})
+            title = f"Wide rows, 1,000 x 100 float32: {name}"
+            _print(run, title, name, None, absent)
+    for workload in ("small", "faq"):
+        if workload in workloads:
+            _print_limits(run, workload)
+            _print_start_and_memory(run, workload)
+    if run.copies:
+        one, two = (run.memory[(OURS, f"large, {n}")][0] for n in ("1 worker", "2 workers"))
+        print(
+            f"\nA model of 200 MiB: {one / 2**20:.0f} MiB with one worker, {two / 2**20:.0f} MiB with two."
+        )
+
+
+def _print(
+    run: Run, title: str, workload: str, dialect: str | None, absent: dict[str, str]
+) -> None:
+    print_cells(
+        title,
+        run.samples,
+        workload=workload,
+        dialect=dialect,
+        clients=run.clients,
+        absent=absent,
+        without=("limit",),
+    )
+    if dialect is None:
+        _print_limits(run, workload)
+
+
+def _print_limits(run: Run, workload: str) -> None:
+    rows = []
+    for key in run.samples.cells():
+        if key.workload == workload and key.dialect == "limit":
+            rate, call = run.samples.rate(key) or 0.0, run.samples.median(key, "p50_ms") or 0.0
+            spread = run.samples.spread(key) * 50
+            rows.append([key.server, f"{rate:,.0f}/s ±{spread:.0f} %", f"{call:.3f} ms"])
+    print_table(f"In-process limits: {workload}", ["what", "requests", "a call"], rows)
+
+
+def _print_start_and_memory(run: Run, workload: str) -> None:
+    rows = []
+    for (server, name), starts in run.starts.items():
+        if name == workload and (server, name) in run.memory:
+            pss = statistics.median(run.memory[(server, name)]) / 2**20
+            rows.append([server, f"{statistics.median(starts):.2f} s", f"{pss:.0f} MiB"])
+    if workload == "faq" and run.bare_starts:
+        seconds = statistics.median(run.bare_starts)
+        rows.append(["bare interpreter: import, load", f"{seconds:.2f} s", "-"])
+    print_table(f"Start and memory: {workload}", ["server", "first right answer", "PSS"], rows)
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("--quick", action="store_true", help="one round of one second a cell: does everything run")
+    add("--seconds", type=float, default=3.0, help="a cell (default: 3)")
+    add("--rounds", type=int, default=3, help="interleaved repeats (default: 3)")
+    add("--clients", default="1,8,64", help="numbers of connections (default: 1,8,64)")
+    add(
+        "--workloads",
+        default=",".join(WORKLOADS),
+        help="of small, faq, wide, memory (default: all)",
+    )
+    add("--peers", help="folders of bench/peers, comma-separated, or none (default: all)")
+    parsed = parser.parse_args(arguments)
+    if parsed.quick:
+        parsed.seconds, parsed.rounds = 1.0, 1
+    parsed.clients = tuple(int(n) for n in parsed.clients.split(","))
+    parsed.workloads = tuple(parsed.workloads.split(","))
+    unknown = set(parsed.workloads) - set(WORKLOADS)
+    if unknown:
+        parser.error(f"unknown workloads: {', '.join(sorted(unknown))}")
+    if parsed.peers is not None:
+        parsed.peers = frozenset(parsed.peers.split(",")) - {"none", ""}
+    return parsed
+
+
+def main() -> int:
+    """Run the benchmark; 0 also when goals do not hold, for that is a finding and no failure."""
+    options = parse_arguments()
+    # An end by SIGTERM, too, stops the server that is being measured.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        find_wrk()
+    except LoadGeneratorError as err:
+        say(str(err))
+        return 2
+    LOGS.mkdir(parents=True, exist_ok=True)
+    machine = describe_machine(PACKAGES)
+    run = Run(options.seconds, options.rounds, options.clients)
+    for workload in ("small", "faq"):
+        if workload in options.workloads:
+            bench_workload(run, workload, options.peers)
+    if "wide" in options.workloads:
+        bench_wide(run)
+    if "memory" in options.workloads:
+        bench_memory(run)
+    print_results(run, options.workloads)
+    goals = derive_goals(run, options.workloads)
+    print_goals(goals)
+    settings = {"seconds": run.seconds, "rounds": run.rounds, "quick": options.quick}
+    print_json_line(
+        "scorer", goals, {"settings": settings, "machine": machine, "absent": run.absent}
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
