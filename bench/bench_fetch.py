@@ -22,6 +22,9 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from harness.report import print_goals, print_json_line
+from harness.statistics import Goal
+
 GOAL_RATIO = 0.8
 GOAL_MEMORY_MIB = 150
 MIB = 1 << 20
@@ -178,25 +181,14 @@ def _compare(folder: Path, mib: int, repeats: int) -> int:
         print(f"{label:24}{median:10.2f}{min(times):8.2f}{max(times):8.2f}{mib / median:8.0f}")
     for label, seconds in scans.items():
         print(f"scan 100 MiB, {label}: {seconds:.2f} s")
-    goals = {
-        "fetch_over_curl": {
-            "value": round(ratio, 2),
-            "goal": GOAL_RATIO,
-            "holds": ratio >= GOAL_RATIO,
-        },
-        "fetch_peak_mib": {
-            "value": round(max(peaks)),
-            "goal": GOAL_MEMORY_MIB,
-            "holds": max(peaks) < GOAL_MEMORY_MIB,
-        },
-        "scan_100_mib_seconds": {
-            "value": round(max(scans.values()), 2),
-            "goal": None,
-            "holds": True,
-        },
-    }
-    print(json.dumps(goals))
-    return 0 if all(goal["holds"] for goal in goals.values()) else 1
+    goals = [
+        Goal("fetch_over_curl", ratio, GOAL_RATIO, note="throughput, curl's median over ours"),
+        Goal("fetch_peak_mib", max(peaks), GOAL_MEMORY_MIB, at_least=False, note="peak memory"),
+        Goal("scan_100_mib_seconds", max(scans.values()), None, note="a pickle of many values"),
+    ]
+    print_goals(goals)
+    print_json_line("fetch", goals, {"mib": mib, "repeats": repeats})
+    return 0 if all(goal.holds is not False for goal in goals) else 1
 
 
 if __name__ == "__main__":

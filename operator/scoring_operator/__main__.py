@@ -22,7 +22,7 @@ from scoring_operator.settings import Settings, SettingsError
 
 _EPILOG = """\
 settings are environment variables:
-  SCORER_IMAGE, SCORER_IMAGE_CPU, SCORER_IMAGE_GPU, SCORER_IMAGE_<FRAMEWORK>
+  SCORER_IMAGE, SCORER_IMAGE_CPU, SCORER_IMAGE_GPU, SCORER_IMAGE_<FRAMEWORK>, SCORER_IMAGE_<FRAMEWORK>_GPU
                              scorer images; the most specific one wins
   BASE_DOMAIN, URL_PORT      host of models that name none, and port of their URLs
   INGRESS_CLASS              IngressClass of models that name none
@@ -38,7 +38,8 @@ settings are environment variables:
                              namespaces or address ranges of the proxies, and of Prometheus
   KEDA_PROMETHEUS_URL, KEDA_TRIGGER_AUTHENTICATION
                              where KEDA asks for requests in flight
-  INSTALL_REQUIREMENTS       true: install the packages that models ask for
+  INSTALL_REQUIREMENTS, PIP_INDEX_URL
+                             true: install the packages that models ask for, from this index
   MODEL_CACHE_PATH           folder on the nodes that keeps models by digest
   GPU_TOLERATIONS            JSON list of tolerations for pods of device gpu
   DEFAULT_CPU_REQUEST, DEFAULT_MEMORY_REQUEST, DEFAULT_CPU_LIMIT, DEFAULT_MEMORY_LIMIT

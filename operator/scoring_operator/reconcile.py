@@ -290,9 +290,10 @@ class Reconciler:
         return written, problem
 
     async def _missing_kind(self, children: Children, status: Status) -> float | None:
-        reasons = {c.reason for c in status.conditions}
-        if reasons & {Reason.METRICS_MISSING, Reason.SCORER_REDIRECTS}:
-            # What is installed later is found; kinds of others that do not exist cannot be watched.
+        # What is installed later is found; kinds of others that do not exist cannot be watched.
+        if Reason.METRICS_MISSING in {c.reason for c in status.conditions} or (
+            children.redirect_kind and not children.proxy_redirects
+        ):
             return _LOOK_AGAIN_SECONDS * 10
         for manifest in children.manifests:
             kind = Kinds.of(manifest)

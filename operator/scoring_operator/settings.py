@@ -39,7 +39,7 @@ class Settings:
     """What a platform team decides once for all models.
 
     Args:
-        images: scorer image by device (`cpu`, `gpu`) or framework; a framework's entry wins.
+        images: scorer image by device (`cpu`, `gpu`), or by framework and device (`pytorch-gpu`), which wins.
         ingress_class: IngressClass of models that name none; None: the cluster's default class.
         base_domain: a model without a host gets `<name>.<namespace>.<base_domain>`; None: no URL.
         url_port: port of the public URL where it is not 443.
@@ -55,6 +55,7 @@ class Settings:
         prometheus_url: where KEDA asks for requests in flight; None: it cannot.
         keda_authentication: ClusterTriggerAuthentication for that address; None: it needs none.
         install_requirements: the fetcher may install the packages that a model asks for.
+        pip_index_url: where those packages come from; None: pip's own default, or what the storage's Secret says.
         model_cache_path: folder on the nodes that keeps models by digest; None: every pod downloads.
         gpu_tolerations: added to every pod of device gpu.
         requests: resources a pod asks for where the spec says nothing.
@@ -84,6 +85,7 @@ class Settings:
     prometheus_url: str | None = None
     keda_authentication: str | None = None
     install_requirements: bool = False
+    pip_index_url: str | None = None
     model_cache_path: str | None = None
     gpu_tolerations: tuple[Manifest, ...] = DEFAULT_GPU_TOLERATIONS
     requests: Mapping[str, str] = field(default_factory=lambda: {"cpu": "500m", "memory": "512Mi"})
@@ -97,7 +99,8 @@ class Settings:
 
     def image_for(self, *, device: str, framework: str) -> str:
         """The scorer image for a model that names none."""
-        return self.images.get(framework) or self.images.get(device) or DEFAULT_IMAGE
+        by_framework = self.images.get(f"{framework}-{device}")
+        return by_framework or self.images.get(device) or DEFAULT_IMAGE
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
@@ -128,6 +131,7 @@ class Settings:
             prometheus_url=reader.get("KEDA_PROMETHEUS_URL", _web_address, None),
             keda_authentication=reader.get("KEDA_TRIGGER_AUTHENTICATION", str, None),
             install_requirements=reader.get("INSTALL_REQUIREMENTS", _flag, False),
+            pip_index_url=reader.get("PIP_INDEX_URL", _web_address, None),
             model_cache_path=reader.get("MODEL_CACHE_PATH", _absolute_path, None),
             gpu_tolerations=reader.get("GPU_TOLERATIONS", _tolerations, defaults.gpu_tolerations),
             requests=_read_amounts(reader, "REQUEST", defaults.requests),
@@ -179,10 +183,12 @@ def _read_images(reader: _Reader) -> dict[str, str]:
         image = reader.get(f"SCORER_IMAGE_{name.upper()}", str, everywhere)
         if image:
             images[name] = image
-    for name in FRAMEWORKS:
-        image = reader.get(f"SCORER_IMAGE_{name.upper()}", str, None)
-        if image:
-            images[name] = image
+    for framework in FRAMEWORKS:
+        # A framework's CPU image is of no use on a GPU, so each device has a variable of its own.
+        for device, variable in (("cpu", framework), ("gpu", f"{framework}_gpu")):
+            image = reader.get(f"SCORER_IMAGE_{variable.upper()}", str, None)
+            if image:
+                images[f"{framework}-{device}"] = image
     return images
 
 

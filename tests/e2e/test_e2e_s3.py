@@ -56,7 +56,9 @@ def endpoint() -> Iterator[str]:
 
 
 def put(url: str, text: str) -> None:
-    request = urllib.request.Request(url, text.encode(), method="PUT")
+    # urllib calls a body a form, and the server would read it as one.
+    headers = {"Content-Type": "application/octet-stream"}
+    request = urllib.request.Request(url, text.encode(), headers, method="PUT")
     with urllib.request.urlopen(request, timeout=30):
         pass
 

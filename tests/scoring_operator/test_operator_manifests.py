@@ -322,7 +322,7 @@ def test_a_gateway_gets_a_route_with_weights(model, golden):
 
 
 def test_a_framework_image_wins_over_a_device_image(model):
-    settings = Settings(images={"cpu": "scorer:cpu", "sklearn": "scorer:sklearn"})
+    settings = Settings(images={"cpu": "scorer:cpu", "sklearn-cpu": "scorer:sklearn"})
     assert pod(build(model(), settings))["containers"][0]["image"] == "scorer:sklearn"
     assert pod(build(model(framework="onnx"), settings))["containers"][0]["image"] == "scorer:cpu"
 

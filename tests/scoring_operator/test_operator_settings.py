@@ -13,11 +13,22 @@ def test_an_empty_environment_gives_the_defaults():
 
 def test_the_most_specific_image_wins():
     settings = Settings.from_env(
-        {"SCORER_IMAGE": "a", "SCORER_IMAGE_GPU": "b", "SCORER_IMAGE_PYTORCH": "c"}
+        {
+            "SCORER_IMAGE": "a",
+            "SCORER_IMAGE_GPU": "b",
+            "SCORER_IMAGE_PYTORCH": "c",
+            "SCORER_IMAGE_PYTORCH_GPU": "d",
+        }
     )
     assert settings.image_for(device="cpu", framework="sklearn") == "a"
     assert settings.image_for(device="gpu", framework="onnx") == "b"
-    assert settings.image_for(device="gpu", framework="pytorch") == "c"
+    assert settings.image_for(device="cpu", framework="pytorch") == "c"
+    assert settings.image_for(device="gpu", framework="pytorch") == "d"
+
+
+def test_a_frameworks_cpu_image_is_not_taken_for_the_gpu():
+    settings = Settings.from_env({"SCORER_IMAGE_GPU": "gpu", "SCORER_IMAGE_PYTORCH": "cpu"})
+    assert settings.image_for(device="gpu", framework="pytorch") == "gpu"
 
 
 def test_all_problems_are_reported_together():

@@ -165,3 +165,8 @@ def test_packages_are_installed_only_where_the_platform_allows_it(model):
         template = pod_of(model(), Settings(install_requirements=allowed))
         assert (variable in template["spec"]["initContainers"][0]["env"]) is allowed
         assert variable not in template["spec"]["containers"][0]["env"]
+    settings = Settings.from_env(
+        {"INSTALL_REQUIREMENTS": "true", "PIP_INDEX_URL": "https://pypi.example.com/simple"}
+    )
+    index = {"name": "SCORER_PIP_INDEX_URL", "value": "https://pypi.example.com/simple"}
+    assert index in pod_of(model(), settings)["spec"]["initContainers"][0]["env"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from operator_cluster import at_rest, eventually, running_api, running_operator, scoring_model
 
 from scoring_operator.api import Gateway, Kinds
 from scoring_operator.manifests import Wishes, build_children, plan_exposure
@@ -168,3 +169,25 @@ def test_settings_that_would_serve_plain_http_or_inject_are_refused():
         )
     assert "GATEWAY_SECTION" in str(caught.value)
     assert "snippet" in str(caught.value)
+
+
+async def test_a_class_that_comes_later_gives_the_ingress_its_annotations(tmp_path):
+    async with running_api(tmp_path) as api, running_operator(api.kubeconfig) as operator:
+        await api.create(scoring_model())
+        ingress = await eventually(lambda: api.get(Kinds.INGRESS, "faq"))
+        redirect = "nginx.ingress.kubernetes.io/ssl-redirect"
+        assert redirect not in ingress["metadata"]["annotations"]
+        await at_rest(operator)
+        body = {
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "IngressClass",
+            "metadata": {"name": "local"},
+            "spec": {"controller": CONTROLLERS["ingress-nginx"]},
+        }
+        await api.client.call("POST", Kinds.INGRESS_CLASS.path(), body=body)
+
+        async def annotated():
+            found = await api.must_get(Kinds.INGRESS, "faq")
+            return found["metadata"]["annotations"].get(redirect) == "true"
+
+        await eventually(annotated)

@@ -382,13 +382,28 @@ class Cluster:
             await self._client.call("GET", Kinds.INGRESS_CLASS.path(), query={"limit": "1"})
         except (ForbiddenError, NotFoundError):
             return
-        self._watch(Kinds.INGRESS_CLASS, selector="", key_of=lambda _: None)
+        # What a class's controller understands decides about the Ingresses of all models.
+        self._watch(
+            Kinds.INGRESS_CLASS,
+            selector="",
+            key_of=lambda manifest: Key("", manifest["metadata"]["name"]),
+            on_change=lambda _: self._report_all(),
+        )
+
+    def _report_all(self) -> None:
+        for manifest in self.models():
+            self._on_change(_key_of_model(manifest))
 
     def _watch_children(self, kind: Kind) -> None:
         self._watch(kind, selector=MANAGED_BY_SELECTOR, key_of=_key_of_child)
 
     def _watch(
-        self, kind: Kind, *, selector: str, key_of: Callable[[Manifest], Key | None]
+        self,
+        kind: Kind,
+        *,
+        selector: str,
+        key_of: Callable[[Manifest], Key | None],
+        on_change: Callable[[Key], None] | None = None,
     ) -> None:
         informer = Informer(
             self._client,
@@ -396,7 +411,7 @@ class Cluster:
             namespace=self._namespace if kind.namespaced else None,
             selector=selector,
             key_of=key_of,
-            on_change=self._on_change,
+            on_change=on_change or self._on_change,
             trim=trim_observed if kind in Kinds.OBSERVED else trim_owned,
         )
         self._informers[kind] = informer

@@ -60,6 +60,7 @@ class Children:
         canary_revision: of the canary's pods.
         canary_routed: whether the way in can split traffic; False: the canary gets none.
         proxy_redirects: whether the way in redirects plain HTTP; False: the scorer does it.
+        redirect_kind: the kind that the way in redirects with; None: it needs none.
     """
 
     manifests: tuple[Manifest, ...]
@@ -67,6 +68,7 @@ class Children:
     canary_revision: str | None
     canary_routed: bool
     proxy_redirects: bool = False
+    redirect_kind: Kind | None = None
 
 
 def build_children(
@@ -110,6 +112,7 @@ def build_children(
         canary_revision=derive_revision(model, settings, model.canary) if model.canary else None,
         canary_routed=way_in.splits,
         proxy_redirects=way_in.redirects,
+        redirect_kind=way_in.redirect_kind,
     )
 
 
@@ -118,6 +121,7 @@ class _WayIn:
     manifests: tuple[Manifest, ...] = ()
     splits: bool = False
     redirects: bool = False
+    redirect_kind: Kind | None = None
 
 
 def _build_way_in(
@@ -154,4 +158,9 @@ def _build_way_in(
         manifests.append(ingress(split))
     if plain:
         manifests.append(build_plain_ingress(model, exposure, settings=settings, annotations=plain))
-    return _WayIn(tuple(manifests), splits=split is not None, redirects=redirects)
+    return _WayIn(
+        tuple(manifests),
+        splits=split is not None,
+        redirects=redirects,
+        redirect_kind=dialect.redirect_kind if dialect else None,
+    )

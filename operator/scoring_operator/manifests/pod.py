@@ -104,8 +104,11 @@ def _fetch_container(
     if model.signature_key:
         signature = {"name": "signature", "mountPath": SIGNATURE_DIR, "readOnly": True}
         container["volumeMounts"].append(signature)
-    if settings.install_requirements:
-        container["env"].append({"name": "SCORER_INSTALL_REQUIREMENTS", "value": "true"})
+    # Written either way: `env` wins over `envFrom`, so that no storage Secret can switch it on.
+    allowed = "true" if settings.install_requirements else "false"
+    container["env"].append({"name": "SCORER_INSTALL_REQUIREMENTS", "value": allowed})
+    if settings.install_requirements and settings.pip_index_url:
+        container["env"].append({"name": "SCORER_PIP_INDEX_URL", "value": settings.pip_index_url})
     if _source(model, canary):
         container["env"].append({"name": "SCORER_SOURCE_DIR", "value": SOURCE_DIR})
         source = {"name": "source", "mountPath": SOURCE_DIR, "readOnly": True}

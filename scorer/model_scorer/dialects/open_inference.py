@@ -150,13 +150,18 @@ def split_body(request: HttpRequest) -> tuple[bytes | memoryview, memoryview]:
     Raises:
         BadRequest: the header that divides them is malformed or missing.
     """
-    text = request.header(HEADER_LENGTH).strip()
+    headers = request.headers
+    text = request.header(HEADER_LENGTH).strip() if HEADER_LENGTH in headers else ""
     if not text:
-        if request.media_type() == "application/octet-stream":
+        if (
+            headers.get(b"content-type") != b"application/json"
+            and request.media_type() == "application/octet-stream"
+        ):
             raise BadRequest("a binary body needs the header Inference-Header-Content-Length")
         require_json(request)
         return request.body, memoryview(b"")
-    refuse_encoding(request)
+    if b"content-encoding" in headers:
+        refuse_encoding(request)
     if not text.isascii() or not text.isdigit() or len(text) > 12:
         raise BadRequest("Inference-Header-Content-Length must be a number of bytes")
     length = int(text)

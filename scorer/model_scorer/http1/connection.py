@@ -359,6 +359,7 @@ class Connection(asyncio.Protocol):
             or self._paused
             or not self._between
             or self._refused
+            or self._handler.closing
         ):
             return False
         transport.write(data)

@@ -39,6 +39,7 @@ def compile_linear(estimator: Any) -> Predict | None:
 
 
 def _build(estimator: Any) -> Predict | None:
+    from sklearn.linear_model import ElasticNet
     from sklearn.linear_model._base import LinearClassifierMixin, LinearModel
     from sklearn.pipeline import Pipeline
     from sklearn.preprocessing import StandardScaler
@@ -63,8 +64,10 @@ def _build(estimator: Any) -> Predict | None:
         return _build_classifier(coef, intercept, estimator.classes_, prescale)
     if (
         isinstance(estimator, LinearModel)
-        and kind.predict is LinearModel.predict
-        and kind._decision_function is LinearModel._decision_function
+        # Several classes override these two only to describe them, or for sparse input.
+        and kind.predict.__module__.startswith("sklearn.linear_model.")
+        and kind._decision_function
+        in (LinearModel._decision_function, ElasticNet._decision_function)
     ):
         return _build_regressor(coef, intercept, prescale)
     return None

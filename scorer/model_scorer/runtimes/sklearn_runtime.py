@@ -286,6 +286,11 @@ class SklearnRuntime:
                     raise InvalidInput("expected a tensor of numbers, got one of texts")
                 return array if array.dtype.kind == "f" else array.astype(np.float64)
             return self._columns_of(shape.columns, array.tolist())
+        for name, array in tensors.items():
+            if array.ndim == 0 or array.size == 0:
+                raise InvalidInput(
+                    f"column {name!r}: expected at least one row, got the shape {list(array.shape)}"
+                )
         sizes = {name: len(array) for name, array in tensors.items()}
         if len(set(sizes.values())) != 1:
             raise InvalidInput(f"the columns have different numbers of rows: {sizes}")

@@ -143,6 +143,20 @@ def test_a_package_and_what_it_needs_are_installed_beside_the_model(
     assert import_installed(installing.model_dir, code) == "42"
 
 
+def test_a_served_model_has_its_packages_and_tells_its_digest(
+    installing: Any, model: Path, start_scorer: Any
+) -> None:
+    (model / "requirements.txt").write_text("tinymodel\n")
+    (model / "score.py").write_text("import tinymodel\ndef run(data): return tinymodel.ANSWER\n")
+    fetched = installing(model.as_uri())
+
+    reply = start_scorer(installing.model_dir, "python", workers="1").post("/score", {})
+
+    assert (reply.status, reply.json) == (200, 42)
+    headers = {name.lower(): value for name, value in reply.headers.items()}
+    assert headers["x-model-digest"] == fetched.digest
+
+
 def test_what_is_missing_and_may_not_be_installed_is_named_with_the_way_out(
     fetching: Any, model: Path, index: Index
 ) -> None:

@@ -226,7 +226,7 @@ def test_unknown_categories_are_the_clients_mistake(load):
     model = make_pipeline(OneHotEncoder(), LinearRegression()).fit(frame, [1.0, 2.0])
     runtime = load(model)
     with pytest.raises(InvalidInput, match="unknown categories"):
-        runtime.execute([runtime.prepare(Call(RowsInput([["z"]])))])
+        score(runtime, RowsInput([["z"]]))
 
 
 def test_pools_of_the_estimator_are_limited(load):
@@ -268,3 +268,10 @@ def test_a_missing_module_is_named(tmp_path):
     settings = Settings(framework="sklearn", model_dir=tmp_path, trust_pickle=True)
     with pytest.raises(MissingDependency, match="no_such_package_z"):
         open_and_load(settings)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (0, 2), (1, 0)])
+def test_columns_without_rows_are_the_clients_mistake(load, classifier, shape):
+    given = TensorsInput({"a": np.zeros(shape), "b": np.zeros(shape)})
+    with pytest.raises(InvalidInput, match="at least one row"):
+        load(classifier).prepare(Call(given))
