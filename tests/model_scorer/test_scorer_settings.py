@@ -63,7 +63,22 @@ def test_flags_lie_over_the_environment():
 def test_the_error_tree_has_the_closed_list_of_reasons():
     names = {kind.__name__ for kind in ScorerError.__subclasses__()}
     assert names >= set(
-        ["ModelNotFound", "ModelForbidden", "ModelUnreachable", "DiskFull", "DigestMismatch", "UnsafePickle", "VersionMismatch", "MissingDependency", "LoadFailed", "ScriptFailed", "SampleFailed", "InvalidSpec", "NoGPU", "OutOfMemory"]
+        [
+            "ModelNotFound",
+            "ModelForbidden",
+            "ModelUnreachable",
+            "DiskFull",
+            "DigestMismatch",
+            "UnsafePickle",
+            "VersionMismatch",
+            "MissingDependency",
+            "LoadFailed",
+            "ScriptFailed",
+            "SampleFailed",
+            "InvalidSpec",
+            "NoGPU",
+            "OutOfMemory",
+        ]
     )
     assert all(getattr(errors, name).reason == name for name in names if hasattr(errors, name))
 
