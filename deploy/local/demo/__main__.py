@@ -41,6 +41,8 @@ def show_next(scorer: Scorer, command: str) -> None:
   KEY=$(kubectl get secret {name}-keys -o jsonpath='{{.data.primary}}' | base64 -d)
   kubectl get secret {name}-tls -o jsonpath='{{.data.tls\\.crt}}' | base64 -d > {name}.crt
   {command}
+
+Or open {scorer.url}/ui in a browser on this machine; the certificate is self-signed, and the page asks for the key.
 """
     )
 

@@ -20,6 +20,8 @@ from local_cluster.up import LocalCluster
 
 ROOT = Path(__file__).resolve().parents[3]
 READY_TIMEOUT_SECONDS = 120
+# URL_PORT in deploy/overlays/local/settings.yaml.
+_OVERLAY_HTTPS_PORT = 8443
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,12 @@ def install_operator(cluster: LocalCluster) -> None:
     """Install CRD and operator, and wait until the operator runs."""
     with stage("Installing the operator (kubectl apply -k deploy/overlays/local)"):
         cluster.kubectl("apply", "-k", str(ROOT / "deploy" / "overlays" / "local"))
+        if cluster.https_port != _OVERLAY_HTTPS_PORT:
+            # Somebody has that port already: the models' URLs must name the one that the ingress got instead.
+            cluster.kubectl(
+                *("set", "env", "deployment/scoring-operator", "-n", "scoring-system"),
+                f"URL_PORT={cluster.https_port}",
+            )
         cluster.kubectl(
             "wait", "--for=condition=Established", "crd/scoringmodels.mlscoring.io", "--timeout=30s"
         )
