@@ -352,7 +352,13 @@ async def kill_at(
         killed = asyncio.create_task(dead.wait())
         await asyncio.wait({done, killed}, return_when=asyncio.FIRST_COMPLETED)
         if not dead.is_set():
-            await scene.settle()
+            # What is written last, such as an event, comes after everything is right: it may die there too.
+            resting = asyncio.create_task(scene.settle())
+            await asyncio.wait({resting, killed}, return_when=asyncio.FIRST_COMPLETED)
+            if not dead.is_set():
+                await resting
+            resting.cancel()
+            await asyncio.gather(resting, return_exceptions=True)
         died = dead.is_set()
         await scene.stop()
         for task in (done, killed):

@@ -113,15 +113,16 @@ async def gone(place: Place, *children: tuple[Kind, str]) -> None:
     await eventually(check, f"{children} are deleted")
 
 
-async def tell_of_fetched_bytes(place: Place, model: str, *digests: str) -> None:
-    """What the kubelet reports of pods whose fetch has ended, one pod for each digest."""
+async def tell_of_fetched_bytes(place: Place, model: str, *digests: str) -> list[str]:
+    """What the kubelet reports of pods whose fetch has ended, one pod for each digest; gives the pods' names."""
 
     async def some() -> list[Object]:
         pods = await place.list(Kinds.POD)
         mine = [p for p in pods if p["metadata"]["labels"].get(MODEL_LABEL) == model]
         return mine if len(mine) >= len(digests) else []
 
-    for pod, digest in zip(await eventually(some), digests, strict=False):
+    pods = (await eventually(some))[: len(digests)]
+    for pod, digest in zip(pods, digests, strict=True):
         message = {"reason": "Fetched", "message": "", "digest": f"sha256:{digest}"}
         ended = {
             "exitCode": 0,
@@ -142,6 +143,7 @@ async def tell_of_fetched_bytes(place: Place, model: str, *digests: str) -> None
             body={"status": {"initContainerStatuses": [fetch]}},
             content_type=MERGE,
         )
+    return [pod["metadata"]["name"] for pod in pods]
 
 
 async def live_through_everything(place: Place) -> None:
@@ -159,8 +161,14 @@ async def live_through_everything(place: Place) -> None:
     rotate = {"metadata": {"annotations": {"mlscoring.io/rotate": "primary"}}}
     await place.patch(Kinds.SECRET, "minimal-keys", rotate)
     # A model of two pods that fetched different bytes: the first ones are written down, the stray pod is replaced.
-    await tell_of_fetched_bytes(place, "canary", "a" * 64, "b" * 64)
+    names = await tell_of_fetched_bytes(place, "canary", "a" * 64, "b" * 64)
     pins = await eventually(lambda: place.get(Kinds.CONFIG_MAP, "canary-pins"))
+
+    async def one_left() -> bool:
+        pods = [await place.get(Kinds.POD, name) for name in names]
+        return sum(bool(p) and "deletionTimestamp" not in p["metadata"] for p in pods) == 1
+
+    await eventually(one_left, "the stray pod is replaced")
     # And one that lets go of what was written down.
     await place.apply_model("canary", {"sha256": "c" * 64})
     await settled(place)
