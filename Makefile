@@ -6,29 +6,39 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRAS := operator,scorer,azure,signing,sklearn,pytorch,onnx,keras,local,dev
 JOBS ?= 2
+# The FAQ demo needs no deep-learning framework: what it installs is there in half a minute.
+DEMO_STAMP := $(VENV)/.installed-demo
+DEMO_EXTRAS := operator,scorer,sklearn,local
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install -c constraints.txt
 
 .PHONY: help
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# torchvision goes in without its dependencies: its wheel asks for the CUDA build of torch, and runs on the CPU build
-# with model_scorer.torchvision_ops.
-$(STAMP): pyproject.toml constraints.txt
+$(BIN)/python:
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not on the PATH: install Python 3.11 or newer, or say make PYTHON=…" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, $(PYTHON) is older: say make PYTHON=python3.12, for example" >&2; exit 1; }
-	@echo "Building $(VENV) (a few minutes the first time, packages are cached) …"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	@grep '^torch==' constraints.txt | xargs $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-	@grep '^torchvision==' constraints.txt | xargs $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	@$(PYTHON) -m venv $(VENV)
+
+$(DEMO_STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing what the demo needs into $(VENV) …"
+	@$(PIP) -e '.[$(DEMO_EXTRAS)]'
 	@touch $@
+
+# torchvision goes in without its dependencies: its wheel asks for the CUDA build of torch, and runs on the CPU build
+# with model_scorer.images.torchvision_ops.
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing everything into $(VENV) (a few minutes the first time, packages are cached) …"
+	@grep '^torch==' constraints.txt | xargs $(PIP)
+	@grep '^torchvision==' constraints.txt | xargs $(PIP) --no-deps
+	@$(PIP) -e '.[$(EXTRAS)]'
+	@touch $@ $(DEMO_STAMP)
 
 .PHONY: venv
 venv: $(STAMP) ## Build the environment in .venv
 
 .PHONY: demo
-demo: $(STAMP) ## From YAML to an HTTPS answer on this machine (EXAMPLE=faq or digits; ONCE=1: check everything, then stop)
+demo: $(if $(filter digits,$(EXAMPLE)),$(STAMP),$(DEMO_STAMP)) ## From YAML to an HTTPS answer on this machine (EXAMPLE=faq or digits; ONCE=1: check everything, then stop)
 	@$(BIN)/python deploy/local/demo $(EXAMPLE) $(if $(ONCE),--once)
 
 .PHONY: test
