@@ -12,7 +12,7 @@ from scoring_operator.status.autoscaling import derive_autoscaling
 from scoring_operator.status.conditions import Condition, condition
 from scoring_operator.status.exposed import derive_certificate, derive_exposed, derive_redirect
 from scoring_operator.status.observed import Observed
-from scoring_operator.status.reasons import Reason
+from scoring_operator.status.reasons import TERMINATION_REASONS, Reason
 from scoring_operator.status.termination import Finding, digest_from_termination
 
 __all__ = ["Observed", "Status", "derive_failure", "derive_status"]
@@ -201,26 +201,11 @@ def _wanted_replicas(model: ScoringModel, observed: Observed) -> int:
     return int(spec.get("replicas", model.autoscaling.min_replicas))
 
 
-_LOAD_REASONS = frozenset(
-    {
-        Reason.MODEL_NOT_FOUND,
-        Reason.MODEL_FORBIDDEN,
-        Reason.MODEL_UNREACHABLE,
-        Reason.DIGEST_MISMATCH,
-        Reason.SIGNATURE_INVALID,
-        Reason.DISK_FULL,
-        Reason.UNSAFE_PICKLE,
-        Reason.VERSION_MISMATCH,
-        Reason.MISSING_DEPENDENCY,
-        Reason.LOAD_FAILED,
-        Reason.SCRIPT_FAILED,
-        Reason.SAMPLE_FAILED,
-        Reason.OUT_OF_MEMORY,
-        Reason.PROBE_TIMEOUT,
-        Reason.CRASH_LOOP,
-        Reason.NO_GPU,
-    }
-)
+# What a pod may end with between its start and its first answer, said by itself or by the kubelet.
+_LOAD_REASONS = (TERMINATION_REASONS - {Reason.INVALID_SPEC}) | {
+    Reason.PROBE_TIMEOUT,
+    Reason.CRASH_LOOP,
+}
 
 
 def _model_loaded(pods: _Pods, finding: Finding | None) -> Condition:
