@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRAS := operator,scorer,azure,signing,sklearn,pytorch,onnx,keras,local,dev
 JOBS ?= 2
-# The FAQ demo needs no deep-learning framework: what it installs is there in half a minute.
+# The FAQ demo needs no deep-learning framework, and what it imports is compiled at first use: installing takes half a minute.
 DEMO_STAMP := $(VENV)/.installed-demo
 DEMO_EXTRAS := operator,scorer,sklearn,local
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install -c constraints.txt
@@ -22,7 +22,7 @@ $(BIN)/python:
 
 $(DEMO_STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing what the demo needs into $(VENV) …"
-	@$(PIP) -e '.[$(DEMO_EXTRAS)]'
+	@$(PIP) --no-compile -e '.[$(DEMO_EXTRAS)]'
 	@touch $@
 
 # torchvision goes in without its dependencies: its wheel asks for the CUDA build of torch, and runs on the CPU build
