@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := operator,scorer,azure,signing,sklearn,pytorch,onnx,keras,local,dev
+EXTRAS := operator,scorer,azure,hf,signing,sklearn,pytorch,onnx,keras,local,dev
 JOBS ?= 2
 # The FAQ demo needs no deep-learning framework, and what it imports is compiled at first use: installing takes half a minute.
 DEMO_STAMP := $(VENV)/.installed-demo
@@ -57,30 +57,51 @@ $(AZURITE)/.installed:
 
 .PHONY: test-azure
 test-azure: $(STAMP) $(AZURITE)/.installed ## Tests against Azure Blob Storage's emulator (needs Node.js)
-	@TEST_AZURITE=$(CURDIR)/$(AZURITE)/node_modules/.bin/azurite-blob $(BIN)/python -m pytest tests/model_scorer/fetch/test_fetch_from_azure.py tests/e2e/test_e2e_azure.py $(PYTEST_ARGS)
+	@TEST_AZURITE=$(CURDIR)/$(AZURITE)/node_modules/.bin/azurite-blob $(BIN)/python -m pytest tests/model_scorer/fetch/test_fetch_from_azure.py tests/model_scorer/fetch/test_fetch_from_azure_ml.py tests/e2e/test_e2e_azure.py $(PYTEST_ARGS)
 
-# An environment of its own: botocore wants python-dateutil below 3, the operator's Kubernetes client 3 or later.
-S3_VENV := .venv-s3
-$(S3_VENV)/.installed: pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not on the PATH: install Python 3.11 or newer, or say make PYTHON=…" >&2; exit 1; }
-	@echo "Building $(S3_VENV) …"
-	@test -x $(S3_VENV)/bin/python || $(PYTHON) -m venv $(S3_VENV)
-	@$(S3_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[scorer,s3]' 'moto[server]>=5,<6' 'pytest>=8.4' 'pytest-asyncio>=1.2'
+# Environments of their own, one a folder in .cache/venvs, for what does not go together with .venv: botocore (s3) wants
+# python-dateutil below 3, the operator's Kubernetes client 3 or later; gcsfs (gcs) and s3fs each want an fsspec of their own
+# month; KServe (clients) wants pandas below 3 and protobuf below 7; MLflow's server is heavy, and atheris of no use elsewhere.
+VENVS := .cache/venvs
+TEST_PACKAGES := 'pytest>=8.4' 'pytest-asyncio>=1.2' 'hypothesis>=6.150'
+PACKAGES_s3 := -e '.[scorer,s3]' 'moto[server]>=5,<6' $(TEST_PACKAGES)
+PACKAGES_gcs := -e '.[scorer,gcs]' gcp-storage-emulator 'requests>=2.32' $(TEST_PACKAGES)
+PACKAGES_mlflow := 'mlflow>=3.10,<4'
+PACKAGES_clients := 'kserve>=0.20,<0.22' 'azureml-inference-server-http>=1.5,<2'
+PACKAGES_atheris := --only-binary atheris -c constraints.txt -e '.[scorer,images]' 'atheris>=3,<4'
+
+$(VENVS)/%/.installed: pyproject.toml | $(BIN)/python
+	@echo "Building $(@D) …"
+	@test -x $(@D)/bin/python || $(BIN)/python -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $(PACKAGES_$*)
 	@touch $@
 
 .PHONY: test-s3
-test-s3: $(STAMP) $(S3_VENV)/.installed ## Tests against an S3 server (moto)
-	@TEST_S3=1 $(S3_VENV)/bin/python -m pytest tests/model_scorer/fetch/test_fetch_from_s3.py $(PYTEST_ARGS)
-	@TEST_S3_PYTHON=$(CURDIR)/$(S3_VENV)/bin/python $(BIN)/python -m pytest tests/e2e/test_e2e_s3.py $(PYTEST_ARGS)
+test-s3: $(STAMP) $(VENVS)/s3/.installed ## Tests against an S3 server (moto)
+	@TEST_S3=1 $(VENVS)/s3/bin/python -m pytest tests/model_scorer/fetch/test_fetch_from_s3.py $(PYTEST_ARGS)
+	@TEST_S3_PYTHON=$(CURDIR)/$(VENVS)/s3/bin/python $(BIN)/python -m pytest tests/e2e/test_e2e_s3.py $(PYTEST_ARGS)
+
+.PHONY: test-clients
+test-clients: $(STAMP) $(VENVS)/clients/.installed ## Tests with KServe's client and beside Azure ML's inference server
+	@TEST_CLIENTS_PYTHON=$(CURDIR)/$(VENVS)/clients/bin/python $(BIN)/python -m pytest tests/model_scorer/clients $(PYTEST_ARGS)
+
+.PHONY: test-gcs
+test-gcs: $(VENVS)/gcs/.installed ## Tests against an emulator of Google Cloud Storage
+	@TEST_GCS=1 $(VENVS)/gcs/bin/python -m pytest tests/model_scorer/fetch/test_fetch_from_gcs.py $(PYTEST_ARGS)
+
+.PHONY: test-mlflow
+test-mlflow: $(STAMP) $(VENVS)/mlflow/.installed ## Tests against MLflow's own server
+	@TEST_MLFLOW=$(CURDIR)/$(VENVS)/mlflow/bin/mlflow $(BIN)/python -m pytest tests/model_scorer/fetch/test_fetch_from_mlflow.py tests/e2e/test_e2e_registries.py $(PYTEST_ARGS)
 
 .PHONY: bench-fetch
 bench-fetch: $(STAMP) ## Throughput and memory of the fetcher beside curl's (needs curl and 3 GiB of disk)
 	@$(BIN)/python bench/bench_fetch.py $(BENCH_ARGS)
 
 .PHONY: fuzz
-fuzz: $(STAMP) ## 200,000 malformed requests to the scorer, and schemathesis on its OpenAPI document
+fuzz: $(STAMP) $(VENVS)/atheris/.installed ## 600,000 malformed requests and bodies: hypothesis, seeded noise, schemathesis, atheris
 	@$(BIN)/python -m pytest -n $(JOBS) tests/model_scorer/fuzz --hypothesis-profile=long
 	@$(BIN)/python tests/model_scorer/fuzz/openapi_fuzz.py
+	@$(VENVS)/atheris/bin/python tests/model_scorer/fuzz/codecs_atheris.py 400000
 
 .PHONY: bench-scorer
 bench-scorer: $(STAMP) ## The scorer against every Python model server (needs wrk; about 1 h, BENCH_ARGS=--quick for less)
@@ -107,4 +128,4 @@ lock: $(STAMP) ## Write constraints.txt from what .venv holds
 
 .PHONY: clean
 clean: ## Remove .venv and everything built
-	rm -rf $(VENV) $(S3_VENV) .cache .local-cluster build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .cache .local-cluster build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,4 +1,4 @@
-"""In-process limits of a network: eager, frozen and fused; over processes, threads, batch sizes and precisions.
+"""In-process limits of a network: eager, frozen, fused and compiled; over processes, threads, batch sizes and precisions.
 
 Imports torch in the measuring processes only: `measure_limits` calls `build_network_jobs` there.
 """
@@ -12,7 +12,12 @@ from typing import Any
 
 from harness.limits import Jobs
 
-MODES = ("eager", "frozen", "fused")
+# Fused: TorchScript's optimize_for_inference. Graph: whole subgraphs compiled by oneDNN Graph. Compiled: torch.compile with
+# frozen weights, which needs a C++ compiler and a minute for each batch size; it has to be asked for.
+MODES = ("eager", "frozen", "fused", "graph")
+COMPILED = "compiled"
+# Of a job before it is timed: the first notes shapes, the second compiles.
+WARM_UP_CALLS = 3
 # Calls between two looks at the GPU: the host's launch time is then hidden, as a good server hides it.
 CALLS = 10
 
@@ -31,7 +36,7 @@ def build_network_jobs(
         folder: of the model.
         images: JPEGs.
         threads: of PyTorch, in this process.
-        modes: of MODES; all channels-last, in inference mode.
+        modes: of MODES, or COMPILED; all channels-last, in inference mode.
         batches: images in a call.
         precision: `float32` or `bfloat16`.
     """
@@ -46,26 +51,44 @@ def build_network_jobs(
     network = network.to(dtype).to(memory_format=torch.channels_last)
     jobs: dict[str, tuple[Callable[[], Any], int]] = {}
     for mode in modes:
-        module = compile_network(network, mode, rows[:2])
+        module = None
         for size in batches:
             batch = torch.cat([rows] * (size // len(rows) + 1))[:size]
             batch = batch.contiguous(memory_format=torch.channels_last)
+            # What is compiled is compiled for one shape.
+            if module is None or mode in ("graph", COMPILED):
+                module = compile_network(network, mode, batch)
             jobs[f"{mode}, batch {size}"] = (_forward(module, batch), size)
     return jobs
 
 
 def compile_network(network: Any, mode: str, example: Any) -> Any:
-    """A network as it is, traced and frozen, or frozen and fused by oneDNN."""
+    """A network in one of the modes, warm.
+
+    Args:
+        network: in evaluation mode, channels-last.
+        mode: of MODES, or COMPILED.
+        example: a batch.
+    """
     import torch
 
-    if mode == "eager":
-        return network
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        traced = torch.jit.freeze(torch.jit.trace(network, example, check_trace=False))
-        module = torch.jit.optimize_for_inference(traced) if mode == "fused" else traced
-        for _ in range(2):
+        if mode == "eager":
+            module = network
+        elif mode == COMPILED:
+            import torch._inductor.config as inductor
+
+            inductor.freezing = True
+            module = torch.compile(network, dynamic=False)
+        else:
+            torch.jit.enable_onednn_fusion(mode == "graph")
+            module = torch.jit.freeze(torch.jit.trace(network, example, check_trace=False))
+            if mode == "fused":
+                module = torch.jit.optimize_for_inference(module)
+        for _ in range(WARM_UP_CALLS):
             module(example)
+        torch.jit.enable_onednn_fusion(False)
     return module
 
 

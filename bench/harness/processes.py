@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 
 STOP_SECONDS = 10.0
+_IDLE_SECONDS = 0.3
 
 
 class ServerError(Exception):
@@ -60,6 +61,17 @@ class ServerProcess:
                 times = each.cpu_times()
                 seconds[each.pid] = times.user + times.system
         return seconds
+
+    def wait_until_idle(self, limit_seconds: float = 10.0) -> None:
+        """Wait until the tree uses next to no CPU, as it does once everything that it was asked is computed."""
+        started = time.perf_counter()
+        before = sum(self.cpu_seconds().values())
+        while time.perf_counter() - started < limit_seconds:
+            time.sleep(_IDLE_SECONDS)
+            now = sum(self.cpu_seconds().values())
+            if now - before < 0.2 * _IDLE_SECONDS:
+                return
+            before = now
 
     def pss_bytes(self) -> int:
         """Memory of the tree: every page counted once, shared ones split between those that share them."""

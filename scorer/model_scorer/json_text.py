@@ -29,6 +29,16 @@ def decode_json(body: bytes | memoryview) -> Any:
         raise BadRequest(f"the body is not valid JSON: {err}") from None
 
 
+def is_json_type(content_type: str) -> bool:
+    """Whether a Content-Type header declares JSON; an absent one does.
+
+    Args:
+        content_type: with or without parameters.
+    """
+    media = content_type.partition(";")[0].strip().lower()
+    return media in ("application/json", "", "text/json") or media.endswith("+json")
+
+
 def encode_json(value: Any) -> bytes:
     """Python values as JSON; NaN and infinities become null.
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,12 @@ from model_scorer.dialects.protocol import (
     HttpRequest,
     Target,
     decode_text,
+    refuse_encoding,
     require_json,
 )
+from model_scorer.dialects.wide_rows import parse_wide_rows
 from model_scorer.errors import BadRequest, RequestError
-from model_scorer.json_text import decode_json, encode_json
+from model_scorer.json_text import decode_json, encode_json, is_json_type
 from model_scorer.runtimes.protocol import (
     Call,
     Input,
@@ -33,6 +36,7 @@ from model_scorer.runtimes.protocol import (
     Output,
     RawResponse,
     RowsInput,
+    TensorsInput,
     TextInput,
 )
 
@@ -49,6 +53,15 @@ class Form(Enum):
     FLASK = "result"
     BARE = "bare"
     PREDICTIONS = "predictions"
+
+
+# The keys whose value is rows.
+_ROWS_FORMS = {
+    "input": Form.FLASK,
+    "data": Form.BARE,
+    "inputs": Form.PREDICTIONS,
+    "instances": Form.PREDICTIONS,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +90,11 @@ class ScoreDialect:
         if files is not None:
             return Call(files), Form.BARE
         require_json(request)
-        value = decode_json(request.body)
+        wide = parse_wide_rows(request.buffer, target)
+        if wide is not None and wide[0] in _ROWS_FORMS:
+            key, matrix = wide
+            return Call(TensorsInput({key: matrix})), _ROWS_FORMS[key]
+        value = decode_json(request.buffer)
         given: Input
         form: Form | KeyedFiles
         if isinstance(value, dict):
@@ -134,6 +151,11 @@ class ScoreDialect:
                 ),
                 Form.BARE,
             )
+        if not is_json_type(request.header(b"content-type")):
+            # As Azure ML's server has it: the script gets the text, whatever its type.
+            refuse_encoding(request)
+            text = decode_text(request.body)
+            return Call(TextInput(text), headers=request.public_headers()), Form.BARE
         require_json(request)
         text = decode_text(request.body)
         value = decode_json(request.body)
@@ -204,7 +226,9 @@ def _like_keras(answer: Any) -> Any:
     return triples
 
 
+@lru_cache(maxsize=8)
 def _run_headers(failed: str, exec_ms: float) -> tuple[tuple[str, str], ...]:
+    """The same object for all answers of one call of the model, so that the server renders them once."""
     return (
         ("x-ms-run-function-failed", failed),
         ("x-ms-run-fn-exec-ms", f"{exec_ms:.3f}"),

@@ -34,8 +34,10 @@ def blobs_from_body(request: HttpRequest, target: Target) -> BlobsInput | None:
         BadRequest: the body is empty, or a form that is broken or has no files.
         UnsupportedMedia: the runtime takes files, and the body is neither one nor JSON.
     """
+    if not target.info.media:
+        return None
     media = request.media_type()
-    if not target.info.media or media in (JSON, "", "text/json") or media.endswith("+json"):
+    if media in (JSON, "", "text/json") or media.endswith("+json"):
         return None
     refuse_encoding(request)
     if media == _FORM:

@@ -15,9 +15,17 @@ from model_scorer.dialects.protocol import (
     decode_text,
     require_json,
 )
+from model_scorer.dialects.wide_rows import parse_wide_rows
 from model_scorer.errors import BadRequest, RequestError
 from model_scorer.json_text import decode_json, encode_json
-from model_scorer.runtimes.protocol import Call, JsonValue, Output, RawResponse, TextInput
+from model_scorer.runtimes.protocol import (
+    Call,
+    JsonValue,
+    Output,
+    RawResponse,
+    TensorsInput,
+    TextInput,
+)
 
 
 class KServeV1Dialect:
@@ -28,7 +36,10 @@ class KServeV1Dialect:
     def decode(self, request: HttpRequest, target: Target) -> tuple[Call, Any]:
         """`inputs` is a synonym of `instances`, and wins, as in KServe's own server."""
         require_json(request)
-        value = decode_json(request.body)
+        wide = parse_wide_rows(request.buffer, target)
+        if wide is not None and wide[0] in ("inputs", "instances"):
+            return Call(TensorsInput({wide[0]: wide[1]})), None
+        value = decode_json(request.buffer)
         if not isinstance(value, dict):
             raise BadRequest('Unrecognized request format: expected an object with "instances"')
         key = "inputs" if "inputs" in value else "instances"

@@ -6,12 +6,13 @@ https://github.com/triton-inference-server/server/blob/main/docs/protocol/extens
 
 from __future__ import annotations
 
-import random
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from model_scorer.dialects.infer_answer import AnswerFrames
+from model_scorer.dialects.infer_context import PLAIN, InferContext
+from model_scorer.dialects.infer_heads import HeadPlans
 from model_scorer.dialects.kserve_v1 import raw_answer
 from model_scorer.dialects.protocol import (
     Answer,
@@ -21,8 +22,8 @@ from model_scorer.dialects.protocol import (
     refuse_encoding,
     require_json,
 )
-from model_scorer.dialects.tensor_bytes import parse_binary_tensor, render_binary_tensor
-from model_scorer.dialects.tensor_json import parse_json_tensor, parse_shape, render_json_data
+from model_scorer.dialects.tensor_bytes import parse_binary_tensor
+from model_scorer.dialects.tensor_json import parse_json_tensor, parse_shape
 from model_scorer.errors import BadRequest, InvalidInput, RequestError
 from model_scorer.json_text import decode_json, encode_json
 from model_scorer.runtimes.protocol import (
@@ -31,30 +32,15 @@ from model_scorer.runtimes.protocol import (
     JsonValue,
     Output,
     RawResponse,
+    RowsInput,
     Tensors,
     TensorsInput,
     TextInput,
 )
-from model_scorer.runtimes.tensors import datatype_of
 
 HEADER_LENGTH = b"inference-header-content-length"
-
-
-@dataclass(slots=True)
-class InferContext:
-    """What the answer must repeat or obey.
-
-    Attributes:
-        request_id: the client's, or a new one.
-        asked: names as the client wrote them, by the runtime's names.
-        binary_default: `binary_data_output` of the request.
-        binary: per output, overriding the default; by the runtime's names.
-    """
-
-    request_id: str
-    asked: dict[str, str] = field(default_factory=dict)
-    binary_default: bool = False
-    binary: dict[str, bool] = field(default_factory=dict)
+# More rows than these are made an array at once: their bytes, not the calls, are what takes time.
+MAX_ROWS = 8
 
 
 class OpenInferenceDialect:
@@ -62,23 +48,43 @@ class OpenInferenceDialect:
 
     name = "v2"
 
+    def __init__(self) -> None:
+        self._plans = HeadPlans()
+        self._frames = AnswerFrames()
+
     def decode(self, request: HttpRequest, target: Target) -> tuple[Call, InferContext]:
         """Tensors with checked datatypes and shapes; the runtime checks them against its signature."""
+        headers = request.headers
+        divided = headers.get(HEADER_LENGTH)
+        if divided is not None and divided.isdigit() and len(divided) <= 12:
+            # As in nearly every binary request: its JSON part was read before.
+            length = int(divided)
+            body = request.buffer
+            plan = self._plans.find(bytes(body[:length]), target)
+            if (
+                plan is not None
+                and plan.size == len(body) - length
+                and b"content-encoding" not in headers
+            ):
+                return plan.read(body, length), plan.context
         head, tail = split_body(request)
         message = decode_json(head)
         if not isinstance(message, dict):
             raise BadRequest("expected a JSON object")
+        if target.info.takes_rows and not tail:
+            rows = rows_of_tensor(message, target)
+            if rows is not None:
+                return Call(rows), PLAIN
         parameters = message.get("parameters") or {}
         if not isinstance(parameters, dict):
             raise BadRequest('"parameters" must be an object')
         request_id = message.get("id")
         if request_id is not None and not isinstance(request_id, str):
             raise BadRequest('"id" must be a text')
+        asked, binary = _parse_outputs(message.get("outputs"), target)
         context = InferContext(
-            request_id=request_id or new_id(),
-            binary_default=parameters.get("binary_data_output") is True,
+            request_id or "", asked, parameters.get("binary_data_output") is True, binary
         )
-        names = _parse_outputs(message.get("outputs"), target, context)
         if target.info.scripted:
             if tail:
                 raise BadRequest("the model's score script takes JSON tensors only")
@@ -86,7 +92,9 @@ class OpenInferenceDialect:
             call = Call(TextInput(text), headers=request.public_headers(), body=request.body)
             return call, context
         tensors = _parse_inputs(message.get("inputs"), tail)
-        call = Call(TensorsInput(tensors), outputs=names, parameters=parameters)
+        call = Call(TensorsInput(tensors), outputs=tuple(asked), parameters=parameters)
+        if tail:
+            self._plans.learn(bytes(head), target, message, call, context)
         return call, context
 
     def encode(
@@ -98,50 +106,12 @@ class OpenInferenceDialect:
         if isinstance(output, JsonValue):
             if isinstance(output.value, dict) and "outputs" in output.value:
                 return Answer(200, encode_json(output.value))
-            tensors: Tensors = {"output-0": tensor_of(output.value)}
-        else:
-            tensors = output.tensors
-        chunks: list[bytes] = []
-        outputs = []
-        for name, array in tensors.items():
-            item: dict[str, Any] = {
-                "name": context.asked.get(name, name),
-                "datatype": datatype_of(array),
-                "shape": list(array.shape),
-            }
-            if context.binary.get(name, context.binary_default):
-                chunk = render_binary_tensor(array)
-                item["parameters"] = {"binary_data_size": len(chunk)}
-                chunks.append(chunk)
-            else:
-                item["data"] = render_json_data(array)
-            outputs.append(item)
-        head = encode_json(
-            {
-                "model_name": target.name,
-                "model_version": target.version,
-                "id": context.request_id,
-                "outputs": outputs,
-            }
-        )
-        if not chunks:
-            return Answer(200, head)
-        return Answer(
-            200,
-            b"".join((head, *chunks)),
-            "application/octet-stream",
-            (("Inference-Header-Content-Length", str(len(head))),),
-        )
+            return self._frames.render({"output-0": tensor_of(output.value)}, context, target)
+        return self._frames.render(output.tensors, context, target)
 
     def error(self, error: RequestError) -> Answer:
         """`{"error": …}`."""
         return Answer(error.status, encode_json({"error": error.message}), headers=error.headers)
-
-
-def new_id() -> str:
-    """A UUID (version 4) for a request that brought no id; nothing depends on its being hard to guess."""
-    digits = f"{random.getrandbits(128):032x}"
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
 
 
 def split_body(request: HttpRequest) -> tuple[bytes | memoryview, memoryview]:
@@ -159,17 +129,17 @@ def split_body(request: HttpRequest) -> tuple[bytes | memoryview, memoryview]:
         ):
             raise BadRequest("a binary body needs the header Inference-Header-Content-Length")
         require_json(request)
-        return request.body, memoryview(b"")
+        return request.buffer, memoryview(b"")
     if b"content-encoding" in headers:
         refuse_encoding(request)
     if not text.isascii() or not text.isdigit() or len(text) > 12:
         raise BadRequest("Inference-Header-Content-Length must be a number of bytes")
     length = int(text)
-    if length > len(request.body):
+    if length > len(request.buffer):
         raise BadRequest(
-            f"Inference-Header-Content-Length is {length}, and the body has {len(request.body)} bytes"
+            f"Inference-Header-Content-Length is {length}, and the body has {len(request.buffer)} bytes"
         )
-    view = memoryview(request.body)
+    view = memoryview(request.buffer)
     return view[:length], view[length:]
 
 
@@ -207,10 +177,15 @@ def _parse_inputs(inputs: Any, tail: memoryview) -> Tensors:
     return tensors
 
 
-def _parse_outputs(outputs: Any, target: Target, context: InferContext) -> tuple[str, ...]:
-    """The runtime's names of the outputs asked for; `output-N` means the N-th, as in KServe's own server."""
+def _parse_outputs(outputs: Any, target: Target) -> tuple[dict[str, str], dict[str, bool]]:
+    """The outputs asked for: the client's names of them, and which are wanted in binary, by the runtime's names.
+
+    `output-N` means the N-th, as in KServe's own server.
+    """
+    asked_names: dict[str, str] = {}
+    binary: dict[str, bool] = {}
     if not outputs:
-        return ()
+        return asked_names, binary
     if not isinstance(outputs, list):
         raise BadRequest('"outputs" must be a list')
     known = [spec.name for spec in target.signature.outputs]
@@ -223,11 +198,50 @@ def _parse_outputs(outputs: Any, target: Target, context: InferContext) -> tuple
             if name == position or not position.isdecimal() or int(position) >= len(known):
                 raise InvalidInput(f"the model has no output {name!r}; it has {', '.join(known)}")
             name = known[int(position)]
-        context.asked[name] = asked
+        asked_names[name] = asked
         parameters = item.get("parameters")
         if isinstance(parameters, dict) and isinstance(parameters.get("binary_data"), bool):
-            context.binary[name] = parameters["binary_data"]
-    return tuple(context.asked)
+            binary[name] = parameters["binary_data"]
+    return asked_names, binary
+
+
+_NUMBERS = frozenset({int, float})
+
+
+def rows_of_tensor(message: dict[str, Any], target: Target) -> RowsInput | None:
+    """The rows of the plainest request there is: one tensor of float64, a few rows, nothing else asked for.
+
+    A runtime that takes rows validates and joins those of many requests in one step, as it does for the other dialects;
+    a tensor of each would be an array of each. The numbers are the same.
+
+    Returns:
+        None for every other request, well formed or not.
+    """
+    inputs = message.get("inputs")
+    if len(message) != 1 or type(inputs) is not list or len(inputs) != 1:
+        return None
+    item = inputs[0]
+    if type(item) is not dict or len(item) != 4 or item.get("datatype") != "FP64":
+        return None
+    shape, data = item.get("shape"), item.get("data")
+    if type(item.get("name")) is not str or type(shape) is not list or type(data) is not list:
+        return None
+    width = target.signature.row_width
+    if width is None or len(shape) != 2 or type(shape[0]) is not int or type(shape[1]) is not int:
+        return None
+    count = shape[0]
+    if shape[1] != width or not 0 < count <= MAX_ROWS:
+        return None
+    if len(data) == count * width and _NUMBERS.issuperset(map(type, data)):
+        if count == 1:
+            return RowsInput([data])
+        return RowsInput([data[i : i + width] for i in range(0, len(data), width)])
+    if len(data) == count and all(
+        type(row) is list and len(row) == width and _NUMBERS.issuperset(map(type, row))
+        for row in data
+    ):
+        return RowsInput(data)
+    return None
 
 
 def tensor_of(value: Any) -> Array:

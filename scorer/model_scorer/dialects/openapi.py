@@ -1,4 +1,4 @@
-"""The model's API described: OpenAPI 3.1 for all routes, and Azure ML's swagger in its three versions. Pure.
+"""The model's API described: OpenAPI 3.1 for all routes. Pure.
 
 https://spec.openapis.org/oas/v3.1.0
 """
@@ -8,8 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 from model_scorer.dialects.protocol import Target
+from model_scorer.json_text import encode_json
 from model_scorer.runtimes.protocol import Signature, TensorSpec
 
+# More than these nobody reads in a description; V2's metadata has all.
+MAX_NAMED_CLASSES = 20
+MAX_SAMPLE_BYTES = 16_384
+MAX_SAMPLE_DEPTH = 6
 _JSON_TYPES = {"BOOL": "boolean", "BYTES": "string"}
 
 
@@ -61,6 +66,65 @@ def example_row(signature: Signature) -> Any:
     return None
 
 
+def answer_schema(target: Target) -> dict[str, Any]:
+    """The schema of the answer in the dialects that show the first output alone; empty when nothing is known."""
+    signature = target.signature
+    if not signature.outputs:
+        return {}
+    classes = list(signature.classes)
+    first = signature.outputs[0]
+    if first.name not in ("predict", "predict_proba"):
+        return {}  # networks show their best labels instead
+    if classes and len(first.shape) == 1:
+        return {"type": "array", "items": {"enum": classes}}
+    if classes and first.shape[1:] == (len(classes),):
+        row = {"type": "array", "items": {"type": "number"}, "minItems": len(classes)}
+        names = ", ".join(map(str, classes[:MAX_NAMED_CLASSES]))
+        more = ", …" if len(classes) > MAX_NAMED_CLASSES else ""
+        row |= {"maxItems": len(classes), "description": f"One number for each of {names}{more}."}
+        return {"type": "array", "items": row}
+    return {}
+
+
+def sample_schema(value: Any, depth: int = 0) -> dict[str, Any]:
+    """The schema that one sample suggests: types, and nothing that would refuse another request of the kind.
+
+    Args:
+        value: the sample request, or a part of it.
+        depth: of the part; deeper than a few levels everything is left open.
+    """
+    if isinstance(value, bool):
+        return {"type": "boolean"}
+    if isinstance(value, int | float):
+        return {"type": "number"}
+    if isinstance(value, str):
+        return {"type": "string"}
+    if depth >= MAX_SAMPLE_DEPTH:
+        return {}
+    if isinstance(value, list):
+        items = [sample_schema(item, depth + 1) for item in value[:MAX_NAMED_CLASSES]]
+        alike = bool(items) and all(item == items[0] for item in items)
+        return {"type": "array", "items": items[0] if alike else {}}
+    if isinstance(value, dict):
+        properties = {name: sample_schema(item, depth + 1) for name, item in value.items()}
+        return {"type": "object", "properties": properties}
+    return {}
+
+
+def _sample_row(sample: Any) -> Any:
+    """The first row of a sample of rows, or None."""
+    for key in ("data", "input", "instances"):
+        rows = sample.get(key) if isinstance(sample, dict) else None
+        if isinstance(rows, list) and rows and isinstance(rows[0], list | dict | str):
+            return rows[0]
+    return None
+
+
+def is_small(sample: Any) -> bool:
+    """Whether a sample is short enough to be shown: a picture in base64 is not."""
+    return len(encode_json(sample)) <= MAX_SAMPLE_BYTES
+
+
 def _example_tensor(spec: TensorSpec) -> dict[str, Any] | None:
     shape = [1, *(size if size >= 0 else 1 for size in spec.shape[1:])]
     count = 1
@@ -74,15 +138,22 @@ def _example_tensor(spec: TensorSpec) -> dict[str, Any] | None:
     return {"name": spec.name, "datatype": spec.datatype, "shape": shape, "data": [value] * count}
 
 
-def build_openapi(target: Target) -> dict[str, Any]:
-    """The OpenAPI 3.1 document of every route that this model answers."""
+def build_openapi(target: Target, sample: Any = None) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of every route that this model answers.
+
+    Args:
+        target: the model.
+        sample: `spec.test.request`, or None; it is the best example, and all that is known of what a script takes.
+    """
     rows = {"type": "array", "items": row_schema(target.signature), "minItems": 1}
-    row = example_row(target.signature)
+    if sample is not None and not is_small(sample):
+        sample = None
+    row = None if target.info.scripted else _sample_row(sample) or example_row(target.signature)
     tensors = [_example_tensor(spec) for spec in target.signature.inputs]
     has_tensors = bool(tensors) and all(t is not None for t in tensors)
     schemas = {
         "Rows": rows,
-        "ScoreRequest": {}
+        "ScoreRequest": sample_schema(sample)
         if target.info.scripted
         else _one_of_keys(("data", "input", "instances")),
         "ScoreAnswer": {},
@@ -93,7 +164,7 @@ def build_openapi(target: Target) -> dict[str, Any]:
         },
         "PredictAnswer": {
             "type": "object",
-            "properties": {"predictions": {}},
+            "properties": {"predictions": answer_schema(target)},
             "required": ["predictions"],
         },
         "Tensor": {
@@ -131,12 +202,18 @@ def build_openapi(target: Target) -> dict[str, Any]:
             },
             "required": ["model_name", "outputs"],
         },
-        "Message": _error_schema("message"),
-        "Error": _error_schema("error"),
+        "Message": error_schema("message"),
+        "Error": error_schema("error"),
     }
     name = target.name
     paths = {
-        "/score": _post("score", "ScoreRequest", "ScoreAnswer", "Message", row and {"data": [row]}),
+        "/score": _post(
+            "score",
+            "ScoreRequest",
+            "ScoreAnswer",
+            "Message",
+            (row and {"data": [row]}) if sample is None else sample,
+        ),
         f"/v1/models/{name}:predict": _post(
             "predict", "PredictRequest", "PredictAnswer", "Error", row and {"instances": [row]}
         ),
@@ -185,7 +262,8 @@ def _one_of_keys(keys: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def _error_schema(key: str) -> dict[str, Any]:
+def error_schema(key: str) -> dict[str, Any]:
+    """An object with a text under one key."""
     return {"type": "object", "properties": {key: {"type": "string"}}, "required": [key]}
 
 
@@ -222,87 +300,4 @@ def _post(operation: str, request: str, answer: str, error: str, example: Any) -
                 },
             },
         }
-    }
-
-
-def build_swagger(target: Target, version: str) -> dict[str, Any]:
-    """Azure ML's description of `/score` alone: ServiceInput, ServiceOutput, ErrorResponse.
-
-    Args:
-        target: the model.
-        version: `2`, `3` or `3.1`.
-    """
-    prefix = "#/definitions/" if version == "2" else "#/components/schemas/"
-    row = example_row(target.signature)
-    service_input: dict[str, Any] = {"type": "object"}
-    if not target.info.scripted:
-        service_input["properties"] = {"data": {"type": "array", "items": {}}}
-        service_input["required"] = ["data"]
-    if row is not None:
-        service_input["example"] = {"data": [row]}
-    schemas = {
-        "ServiceInput": service_input,
-        "ServiceOutput": {"type": "object"},
-        "ErrorResponse": _error_schema("message"),
-    }
-    info = {
-        "title": target.name,
-        "description": f"API specification of {target.name}",
-        "version": target.version,
-    }
-
-    def ref(name: str) -> dict[str, str]:
-        return {"$ref": prefix + name}
-
-    if version == "2":
-        operation: dict[str, Any] = {
-            "operationId": "RunMLService",
-            "parameters": [
-                {"name": "serviceInputPayload", "in": "body", "schema": ref("ServiceInput")}
-            ],
-            "responses": {
-                "200": {"description": "The answer", "schema": ref("ServiceOutput")},
-                "default": {"description": "A failure", "schema": ref("ErrorResponse")},
-            },
-        }
-        return {
-            "swagger": "2.0",
-            "info": info,
-            "schemes": ["https"],
-            "consumes": ["application/json"],
-            "produces": ["application/json"],
-            "security": [{"Bearer": []}],
-            "securityDefinitions": {
-                "Bearer": {"type": "apiKey", "name": "Authorization", "in": "header"}
-            },
-            "paths": {"/score": {"post": operation}},
-            "definitions": schemas,
-        }
-
-    def content(name: str) -> dict[str, Any]:
-        return {"application/json": {"schema": ref(name)}}
-
-    return {
-        "openapi": "3.0.3" if version == "3" else "3.1.0",
-        "info": info,
-        "security": [{"Bearer": []}],
-        "paths": {
-            "/score": {
-                "post": {
-                    "operationId": "RunMLService",
-                    "requestBody": {"content": content("ServiceInput")},
-                    "responses": {
-                        "200": {"description": "The answer", "content": content("ServiceOutput")},
-                        "default": {
-                            "description": "A failure",
-                            "content": content("ErrorResponse"),
-                        },
-                    },
-                }
-            }
-        },
-        "components": {
-            "schemas": schemas,
-            "securitySchemes": {"Bearer": {"type": "http", "scheme": "bearer"}},
-        },
     }

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from model_scorer.errors import BadRequest, RequestError, UnsupportedMedia
+from model_scorer.json_text import is_json_type
 from model_scorer.runtimes.protocol import Call, Output, RuntimeInfo, Signature
 
 JSON = "application/json"
 _SECRET_HEADERS = frozenset({b"authorization", b"x-api-key", b"api-key", b"cookie"})
 
 
-@dataclass(slots=True)
 class HttpRequest:
     """A complete request.
 
@@ -22,14 +22,31 @@ class HttpRequest:
         path: the target without its query, as it came.
         query: without the question mark.
         headers: by lower-case name; of a repeated header the last.
-        body: complete.
+        buffer: the complete body as it was received: bytes, or for a large one the memory that it was read into.
     """
 
-    method: str
-    path: str
-    query: str
-    headers: dict[bytes, bytes]
-    body: bytes
+    __slots__ = ("buffer", "headers", "method", "path", "query")
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        query: str,
+        headers: dict[bytes, bytes],
+        body: bytes | memoryview,
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.query = query
+        self.headers = headers
+        self.buffer = body
+
+    @property
+    def body(self) -> bytes:
+        """The complete body; a large one is copied when it is first asked for."""
+        if not isinstance(self.buffer, bytes):
+            self.buffer = bytes(self.buffer)
+        return self.buffer
 
     def header(self, name: bytes) -> str:
         """A header's value, or the empty text."""
@@ -112,7 +129,7 @@ def require_json(request: HttpRequest) -> None:
     declared = request.headers.get(b"content-type")
     if declared is not None and declared != b"application/json":
         media = request.media_type()
-        if media not in (JSON, "", "text/json") and not media.endswith("+json"):
+        if not is_json_type(media):
             raise UnsupportedMedia(f"content type {media[:100]!r} is not supported; send {JSON}")
     if b"content-encoding" in request.headers:
         refuse_encoding(request)

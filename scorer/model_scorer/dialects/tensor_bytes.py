@@ -6,6 +6,7 @@ https://github.com/triton-inference-server/server/blob/main/docs/protocol/extens
 from __future__ import annotations
 
 import struct
+import sys
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from model_scorer.errors import BadRequest
 from model_scorer.runtimes.protocol import Array
 
 _LENGTH = struct.Struct("<I")
+_LITTLE = sys.byteorder == "little"
 
 
 def parse_binary_tensor(
@@ -77,6 +79,8 @@ def _parse_texts(data: memoryview, shape: tuple[int, ...], count: int, name: str
 def render_binary_tensor(array: Array) -> bytes:
     """An array's raw bytes; texts with their lengths before them."""
     if array.dtype.kind in "iufb":
+        if _LITTLE and array.dtype.isnative:
+            return array.tobytes()
         return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
     parts: list[bytes] = []
     for value in array.reshape(-1).tolist():

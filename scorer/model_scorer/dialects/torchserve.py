@@ -45,7 +45,7 @@ class PredictionsDialect:
         if files is not None:
             return Call(files), None
         require_json(request)
-        value = decode_json(request.body)
+        value = decode_json(request.buffer)
         if target.info.scripted:
             text = decode_text(request.body)
             return Call(TextInput(text), headers=request.public_headers(), body=request.body), None

@@ -15,7 +15,8 @@ Credentials come from the environment, filled from the Secret that `spec.storage
 |---|---|
 | Azure | workload identity (`AZURE_CLIENT_ID`, `AZURE_TENANT_ID`, `AZURE_FEDERATED_TOKEN_FILE`), or `AZURE_STORAGE_ACCOUNT_NAME` with `AZURE_STORAGE_ACCOUNT_KEY` or `AZURE_STORAGE_SAS_TOKEN`, or `AZURE_STORAGE_CONNECTION_STRING`; none of them: anonymous |
 | S3 | `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`, `AWS_REGION`, `AWS_ENDPOINT_URL`, or a web identity; `AWS_NO_SIGN_REQUEST=true`: anonymous |
-| Google | `GOOGLE_APPLICATION_CREDENTIALS`, or workload identity |
+| Azure ML | an identity as above, or `AZURE_TENANT_ID`, `AZURE_CLIENT_ID` and `AZURE_CLIENT_SECRET`; for short URIs `AZUREML_ARM_SUBSCRIPTION`, `AZUREML_ARM_RESOURCEGROUP`, `AZUREML_ARM_WORKSPACE_NAME` |
+| Google | workload identity, or `GOOGLE_CREDENTIALS` with the JSON of a service account's key, or `GOOGLE_APPLICATION_CREDENTIALS` with the path of one; none of them: anonymous |
 | Hugging Face | `HF_TOKEN`, `HF_ENDPOINT` |
 | http(s) | `HTTP_BEARER_TOKEN`, or `HTTP_USERNAME` and `HTTP_PASSWORD`; `HTTP_QUERY` for a signed URL's query |
 | MLflow | `MLFLOW_TRACKING_URI` and its `MLFLOW_TRACKING_*` |

@@ -34,6 +34,15 @@ def zone_of(address: str) -> Zone:
     return Zone.PUBLIC if ip.is_global else Zone.PRIVATE
 
 
+def is_address(host: str) -> bool:
+    """Whether a host is an IP address, not a name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def resolve_host(host: str, port: int) -> list[str]:
     """Return the addresses of a host name, in the resolver's order.
 

@@ -7,7 +7,7 @@ credentials: it is stored in the ScoringModel, shown by kubectl and written to l
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from types import MappingProxyType
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
@@ -98,6 +98,15 @@ class Location:
     def archive_suffix(self) -> str:
         """The archive suffix of the name (`.tar.gz`, `.zip`, …), empty when it names no archive."""
         return archive_suffix(self.name) if not self.folder else ""
+
+    def beside(self, suffix: str) -> "Location":
+        """Return the location of the file that has this file's name and a suffix."""
+        if self.kind == "http":
+            parts = urlsplit(self.target)
+            target = urlunsplit(parts._replace(path=parts.path + suffix))
+        else:
+            target = self.target + suffix
+        return replace(self, display=self.display + suffix, target=target, folder=False)
 
 
 def archive_suffix(name: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from model_scorer.errors import DiskFull, InvalidSpec
+from model_scorer.errors import DiskFull, InvalidSpec, ModelNotFound
 from model_scorer.fetch.cache import DigestCache
 from model_scorer.fetch.fetched import Download
 from model_scorer.fetch.local_source import copy_from_disk
@@ -24,7 +24,12 @@ from model_scorer.fetch.staging import Staging
 from model_scorer.fetch.unpack import unpack_archive
 from model_scorer.fetch.web_source import fetch_from_web
 from model_scorer.settings import Settings
-from model_scorer.verify.signature import verify_signature
+from model_scorer.verify.signature import (
+    SIGNATURE_SUFFIX,
+    no_file_signature,
+    verify_file_signature,
+    verify_signature,
+)
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +110,10 @@ def _fill(
         (raw / name).unlink()
         publish = _open_only_folder(publish)
     if options.signature_key is not None:
-        verify_signature(publish, options.signature_key, display=location.display)
+        if publish is raw and download.single:
+            _verify_single(raw / name, staging, location, options, progress)
+        else:
+            verify_signature(publish, options.signature_key, display=location.display)
     files = sum(len(names) for _, _, names in os.walk(publish))
     packages = PackageInstaller(
         options.environ, allowed=options.install_requirements, cache_dir=options.cache_dir
@@ -129,10 +137,42 @@ def _fill(
     return Fetched(message, digest, download.size_bytes, files)
 
 
-def _fetch_into(
-    location: Location, download: Download, options: FetchOptions, progress: Progress
+def _verify_single(
+    file: Path, staging: Staging, location: Location, options: FetchOptions, progress: Progress
 ) -> None:
-    """Let the source that knows the location's kind fill the download."""
+    """Fetch the signature that lies beside a single file, and compare the file with it."""
+    assert options.signature_key is not None
+    folder = staging.folder / "signature"
+    folder.mkdir()
+    beside = Download(folder, single=True)
+    try:
+        _fetch_into(location, beside, options, progress, suffix=SIGNATURE_SUFFIX)
+    except ModelNotFound as err:
+        raise no_file_signature(location.display) from err
+    signature = folder / next(iter(beside.digests))
+    verify_file_signature(file, signature, options.signature_key, display=location.display)
+
+
+def _fetch_into(
+    location: Location,
+    download: Download,
+    options: FetchOptions,
+    progress: Progress,
+    *,
+    suffix: str = "",
+) -> None:
+    """Let the source that knows the location's kind fill the download.
+
+    Args:
+        location: of the model.
+        download: empty.
+        options: everything else.
+        progress: told of each byte.
+        suffix: fetch the file beside the model's that has its name and this suffix.
+    """
+    location, options = _resolve(location, options)
+    if suffix:
+        location = location.beside(suffix)
     max_files = options.transfer.max_files
     if location.kind == "http":
         fetch_from_web(location, download, options, progress)
@@ -153,6 +193,19 @@ def _fetch_into(
         from model_scorer.fetch.object_source import fetch_objects
 
         fetch_objects(location, download, options, progress)
+
+
+def _resolve(location: Location, options: FetchOptions) -> tuple[Location, FetchOptions]:
+    """Ask the services that know where a model lies at the moment; most locations say it themselves."""
+    if location.kind == "azureml":
+        from model_scorer.fetch.azure_ml import resolve_azureml
+
+        return resolve_azureml(location, options)
+    if location.kind == "hf":
+        from model_scorer.fetch.hugging_face import resolve_hf
+
+        return resolve_hf(location, options), options
+    return location, options
 
 
 def _mounted(location: Location, options: FetchOptions) -> Path:

@@ -7,7 +7,7 @@ Works with anything that has fsspec's `info`, `find` and `cat_file`; what is par
 import queue
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -68,8 +68,8 @@ class _Transfer:
         self._options = options
         self._progress = progress
         self._root = location.target
-        if location.kind == "azureml":
-            self._root = location.target.partition("/paths/")[2].rstrip("/")
+        # gcsfs tries six times by itself, and cannot be told not to: its patience would multiply with ours.
+        self._retry = replace(options.retry, attempts=1) if location.kind == "gs" else options.retry
 
     def _ask(self, action: Callable[[], T], display: str) -> T:
         """Ask the store, with retries, and with its errors turned into ours."""
@@ -80,7 +80,7 @@ class _Transfer:
             except Exception as err:
                 raise translate_store_error(err, display) from err
 
-        return run_with_retries(attempt, self._options.retry)
+        return run_with_retries(attempt, self._retry)
 
     def list_objects(self) -> list[_Object]:
         """Return the objects of the model, and set whether it is a single one."""

@@ -5,15 +5,18 @@ through our own messages.
 """
 
 import importlib
+import json
 import logging
+import os
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from model_scorer.errors import InvalidSpec, MissingDependency, ModelForbidden
 from model_scorer.fetch.location import Location
 
-_AZURE_CREDENTIALS = (
+AZURE_CREDENTIALS = (
     "AZURE_STORAGE_ACCOUNT_KEY",
     "AZURE_STORAGE_SAS_TOKEN",
     "AZURE_STORAGE_CONNECTION_STRING",
@@ -30,7 +33,7 @@ def open_store(location: Location, environ: Mapping[str, str]) -> Any:
     """Return an fsspec file system for a location.
 
     Args:
-        location: of kind `azure`, `s3`, `gs`, `hf` or `azureml`.
+        location: of kind `azure`, `s3`, `gs` or `hf`.
         environ: decides between credentials and anonymous access.
 
     Raises:
@@ -43,7 +46,6 @@ def open_store(location: Location, environ: Mapping[str, str]) -> Any:
         "s3": _open_s3,
         "gs": _open_gs,
         "hf": _open_hf,
-        "azureml": _open_azureml,
     }
     try:
         return build[location.kind](location, environ)
@@ -77,10 +79,13 @@ def _open_azure(location: Location, environ: Mapping[str, str]) -> Any:
             hint="Write abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH, or set AZURE_STORAGE_ACCOUNT_NAME in the "
             "Secret that spec.storage.secretName names.",
         )
+    if connection:
+        # Said once more, because the registry of a model may have given it.
+        options["connection_string"] = connection
     adlfs = importlib.import_module("adlfs")
     # Its client logs the headers of every request.
     logging.getLogger("azure").setLevel(logging.WARNING)
-    if not any(environ.get(name) for name in _AZURE_CREDENTIALS):
+    if not any(environ.get(name) for name in AZURE_CREDENTIALS):
         options["anon"] = True
     store = adlfs.AzureBlobFileSystem(
         **options,
@@ -108,27 +113,24 @@ def _open_s3(location: Location, environ: Mapping[str, str]) -> Any:
 
 
 def _open_gs(location: Location, environ: Mapping[str, str]) -> Any:
+    # Its way to the newest kinds of buckets asks a second service, by gRPC, before each first byte; nothing here needs it.
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     gcsfs = importlib.import_module("gcsfs")
-    return gcsfs.GCSFileSystem(use_listings_cache=False, skip_instance_cache=True)
+    # A service account's key as a Secret has it; GOOGLE_APPLICATION_CREDENTIALS names a file, which a variable is not.
+    key = environ.get("GOOGLE_CREDENTIALS", "").strip()
+    token = json.loads(key) if key else None
+    if token is not None and not isinstance(token, dict):
+        raise ValueError("a service account's key is a JSON object")
+    return gcsfs.GCSFileSystem(token=token, use_listings_cache=False, skip_instance_cache=True)
 
 
 def _open_hf(location: Location, environ: Mapping[str, str]) -> Any:
     hub = importlib.import_module("huggingface_hub")
-    return hub.HfFileSystem(
+    store = hub.HfFileSystem(
         endpoint=environ.get("HF_ENDPOINT") or None,
-        token=environ.get("HF_TOKEN") or None,
+        token=environ.get("HF_TOKEN") or False,
         skip_instance_cache=True,
     )
-
-
-def _open_azureml(location: Location, environ: Mapping[str, str]) -> Any:
-    if "/datastores/" not in location.target or "/workspaces/" not in location.target:
-        raise InvalidSpec(
-            f"{location.display} is not fetched directly: registered models and short datastore URIs need a workspace.",
-            hint="Name the files: azureml://subscriptions/S/resourceGroups/R/workspaces/W/datastores/D/paths/P, or the "
-            "blob container behind the datastore as abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH.",
-        )
-    backend = importlib.import_module("azureml.fsspec")
-    return backend.AzureMachineLearningFileSystem(
-        location.target.partition("/paths/")[0] + "/paths/"
-    )
+    # Its files read ahead, and a piece is all that is wanted of one.
+    store.cat_file = partial(store.cat_file, cache_type="none")
+    return store

@@ -46,6 +46,8 @@ def translate_store_error(err: BaseException, display: str) -> ScorerError | Tra
         )
     if (
         status in (404, 410)
+        # MLflow's word for an alias, a stage or a run that it does not have.
+        or (status == 400 and "MlflowException" in names)
         or any(name in names for name in _MISSING)
         or _is(chain, FileNotFoundError)
     ):
@@ -75,9 +77,12 @@ def _is(chain: list[BaseException], kind: type[BaseException]) -> bool:
 
 
 def _status_of(err: BaseException) -> int:
-    """Return the HTTP status that an error carries: azure-core, aiohttp, botocore and huggingface_hub differ."""
+    """Return the HTTP status that an error carries: azure-core, aiohttp, botocore, MLflow and huggingface_hub differ."""
     response = getattr(err, "response", None)
-    if isinstance(response, dict):
+    mlflow_status = getattr(err, "get_http_status_code", None)
+    if callable(mlflow_status):
+        status = mlflow_status()
+    elif isinstance(response, dict):
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     else:
         status = (

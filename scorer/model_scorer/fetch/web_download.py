@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from email.message import Message
 
 from model_scorer.errors import ModelForbidden, ModelNotFound, ModelUnreachable
 from model_scorer.fetch.location import redact_uri
@@ -289,7 +290,7 @@ def check_status(response: http.client.HTTPResponse, display: str) -> None:
     raise error
 
 
-def parse_retry_after(headers: Mapping[str, str] | http.client.HTTPMessage) -> float | None:
+def parse_retry_after(headers: Mapping[str, str] | Message) -> float | None:
     """Return the seconds that a Retry-After header asks for (RFC 9110, 10.2.3), None when there is none."""
     value = (headers.get("Retry-After") or "").strip()
     if value.isdecimal():

@@ -18,7 +18,7 @@ from typing import Self
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 from model_scorer.errors import ModelForbidden, ModelUnreachable
-from model_scorer.fetch.addresses import Network, Zone
+from model_scorer.fetch.addresses import Network, Zone, is_address
 from model_scorer.fetch.location import redact_uri
 from model_scorer.fetch.retry import TransientError
 
@@ -240,7 +240,7 @@ class WebSession:
         connection = http.client.HTTPConnection(host, port, timeout=options.read_timeout_seconds)
         proxy = self._proxy_for(origin)
         if proxy is not None:
-            self._zone = self._check_zone(host, [host] if _is_address(host) else [], first_zone)
+            self._zone = self._check_zone(host, [host] if is_address(host) else [], first_zone)
             sock = self._open_socket(
                 options.network.resolve(proxy.hostname or "", proxy.port or 80), proxy.port or 80
             )
@@ -332,21 +332,13 @@ def _is_excluded(host: str, no_proxy: str) -> bool:
         name = entry.lstrip("*").lstrip(".").partition(":")[0] if entry.count(":") < 2 else entry
         if entry == "*" or (name and (host == name or host.endswith(f".{name}"))):
             return True
-        if _is_address(host) and "/" in entry:
+        if is_address(host) and "/" in entry:
             try:
                 if ipaddress.ip_address(host) in ipaddress.ip_network(entry, strict=False):
                     return True
             except ValueError:
                 continue
     return False
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _quote(target: str) -> str:

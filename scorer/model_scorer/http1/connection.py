@@ -1,4 +1,4 @@
-"""One client connection: bytes → complete requests → responses in order, with limits on everything a client controls.
+"""One client connection: requests → responses in order, and patience that ends.
 
 Requests of one connection are answered one after the other; what is pipelined behind waits unparsed in the socket.
 Whoever is slow, too large or malformed gets its 4xx and is disconnected; nobody else notices.
@@ -7,36 +7,20 @@ Whoever is slow, too large or malformed gets its 4xx and is disconnected; nobody
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from enum import Enum, auto
 from time import monotonic
 from typing import cast
 
-import httptools
-
 from model_scorer.dialects.protocol import HttpRequest
-from model_scorer.errors import (
-    BadRequest,
-    HeadersTooLarge,
-    PayloadTooLarge,
-    RequestError,
-    RequestTimeout,
-    UriTooLong,
-)
-from model_scorer.http1.exchange import Exchange, Handler, HttpLimits
-from model_scorer.http1.responses import CONTINUE, render_head
+from model_scorer.errors import RequestError, RequestTimeout
+from model_scorer.http1.exchange import Exchange, Handler, KnownHead
+from model_scorer.http1.request_reader import Phase, RequestReader
+from model_scorer.http1.responses import render_head
+
+# RFC 9112 section 9.6: close the writing side first, and go on reading for a moment.
+LINGER_SECONDS = 1.0
 
 
-class Phase(Enum):
-    """What a connection waits for."""
-
-    IDLE = auto()
-    HEAD = auto()
-    BODY = auto()
-    ANSWER = auto()
-
-
-class Connection(asyncio.Protocol):
+class Connection(RequestReader):
     """The protocol of one connection.
 
     Args:
@@ -44,53 +28,10 @@ class Connection(asyncio.Protocol):
         loop: the event loop.
     """
 
-    __slots__ = (
-        "_begun",
-        "_between",
-        "_body",
-        "_chunks",
-        "_exchange",
-        "_handler",
-        "_head_bytes",
-        "_headers",
-        "_last",
-        "_loop",
-        "_parser",
-        "_paused",
-        "_pending",
-        "_refused",
-        "_since",
-        "_started",
-        "_target",
-        "_transport",
-        "_write_paused",
-        "phase",
-        "remote",
-    )
+    __slots__ = ("remote",)
 
     def __init__(self, handler: Handler, loop: asyncio.AbstractEventLoop) -> None:
-        self._handler = handler
-        self._loop = loop
-        self._transport: asyncio.Transport | None = None
-        self._parser = httptools.HttpRequestParser(self)
-        self._headers: dict[bytes, bytes] = {}
-        self._head_bytes = 0
-        self._target = b""
-        self._body = b""
-        self._chunks: bytearray | None = None
-        self._exchange: Exchange | None = None
-        self._pending: deque[Exchange] = deque()
-        self._paused = False
-        self._write_paused = False
-        self._refused = False
-        self._started = False
-        # Between two requests: the parser holds no piece of one.
-        self._between = True
-        # Requests begun, and the last one completed, in what is being parsed just now.
-        self._begun = 0
-        self._last: Exchange | None = None
-        self._since = monotonic()
-        self.phase = Phase.IDLE
+        super().__init__(handler, loop)
         self.remote = ""
 
     # ----------------------------------------------------------------------------------------- asyncio's callbacks
@@ -133,165 +74,10 @@ class Connection(asyncio.Protocol):
         self._since = monotonic()
         self._pump()
 
-    def data_received(self, data: bytes) -> None:
-        """Called by the loop."""
-        if self._refused:
-            self._discard(len(data))
-            return
-        alone = (
-            self._between
-            and self._exchange is None
-            and not self._pending
-            and not self._write_paused
-        )
-        if alone:
-            end = data.find(b"\r\n\r\n") + 4
-            known = self._handler.known_heads.get(data[:end])
-            if known is not None and len(data) - end == known.length:
-                self.phase = Phase.ANSWER
-                # It may be answered within the call; `finish` then finds that this is its exchange.
-                self._handler.handle_known(self, known, data[end:])
-                return
-            self._begun = 0
-        begun = self._begun
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # No protocol is offered for an upgrade: the request was answered as it is, what follows it is unknown.
-            self._refused = True
-        except httptools.HttpParserError as err:
-            if not self._refused:
-                self._refuse(BadRequest(f"malformed HTTP request: {type(err).__name__}"))
-        if not self._between and not self._started and self._begun == (1 if alone else begun):
-            # One endless header, or endlessly many: the parser would go on collecting them.
-            self._head_bytes += len(data)
-            if self._head_bytes > self._handler.limits.max_head_bytes and not self._refused:
-                self._refuse(HeadersTooLarge("the request's headers are too large"))
-        if alone and self._between and self._begun == 1:
-            self._offer_head(data)
-        self._last = None
+    # -------------------------------------------------------------------------------------------------- requests
 
-    def _offer_head(self, data: bytes) -> None:
-        """Let the handler learn the head of a request that came in one piece."""
-        end = data.find(b"\r\n\r\n") + 4
-        headers = self._headers
-        if (
-            4 <= end <= MAX_LEARNED_HEAD_BYTES
-            and headers.get(b"content-length") == b"%d" % (len(data) - end)
-            and b"expect" not in headers
-            and self._last is not None
-            and self._last.keep_alive
-            and not self._last.http_1_0
-        ):
-            self._handler.learn_head(data[:end], self._last.request)
-
-    def _discard(self, size: int) -> None:
-        """Read on for a moment after a refusal, so that the client sees it; but not for ever."""
-        self._head_bytes += size
-        limit = MAX_DISCARDED_BYTES if self._started else self._handler.limits.max_head_bytes * 16
-        if self._head_bytes > limit and self._transport is not None:
-            self._transport.abort()
-
-    # ---------------------------------------------------------------------------------------- the parser's callbacks
-
-    def on_message_begin(self) -> None:
-        """A request's first byte."""
-        self._between = False
-        self._begun += 1
-        self._headers = {}
-        self._target = b""
-        self._body = b""
-        self._chunks = None
-        self._started = False
-        self._head_bytes = 0
-        if self._exchange is None:
-            self.phase = Phase.HEAD
-            self._since = monotonic()
-
-    def on_url(self, url: bytes) -> None:
-        """A piece of the target."""
-        self._target += url
-        if len(self._target) > self._handler.limits.max_target_bytes and not self._refused:
-            self._refuse(UriTooLong("the request target is too long"))
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """A header; after the body, a trailer, which is ignored."""
-        if not self._started:
-            self._headers[name.lower()] = value
-
-    def on_headers_complete(self) -> None:
-        """The headers are there: the last moment to refuse a body."""
-        self._started = True
-        if self._refused:
-            return
-        limits = self._handler.limits
-        headers = self._headers
-        if (
-            len(headers) > limits.max_headers
-            or sum(map(len, headers.values())) > limits.max_head_bytes
-        ):
-            self._refuse(HeadersTooLarge("the request's headers are too large"))
-            return
-        length = headers.get(b"content-length")
-        if length is not None and (len(length) > 18 or int(length) > limits.max_body_bytes):
-            self._refuse(_too_large(limits))
-            return
-        if self._exchange is None:
-            self.phase = Phase.BODY
-        if (
-            b"expect" in headers
-            and headers[b"expect"].lower() == b"100-continue"
-            and self._exchange is None
-            and self._transport is not None
-        ):
-            self._transport.write(CONTINUE)
-
-    def on_body(self, body: bytes) -> None:
-        """A piece of the body."""
-        if self._refused:
-            return
-        if not self._body:
-            self._body = body  # nearly always the only one
-        elif self._chunks is None:
-            self._chunks = bytearray(self._body)
-            self._chunks += body
-        else:
-            self._chunks += body
-        if self._received() > self._handler.limits.max_body_bytes:
-            self._refuse(_too_large(self._handler.limits))
-
-    def _received(self) -> int:
-        """Bytes of the body so far."""
-        return len(self._body) if self._chunks is None else len(self._chunks)
-
-    def on_message_complete(self) -> None:
-        """A request is complete."""
-        if self._refused:
-            return
-        parser = self._parser
-        method = parser.get_method()
-        target = self._target
-        path = self._handler.paths.get(target)
-        query = ""
-        if path is None:
-            raw_path, _, raw_query = target.partition(b"?")
-            path, query = raw_path.decode("latin-1"), raw_query.decode("latin-1")
-        exchange = self._handler.begin(
-            self,
-            HttpRequest(
-                "POST" if method == b"POST" else method.decode("ascii"),
-                path,
-                query,
-                self._headers,
-                self._body if self._chunks is None else bytes(self._chunks),
-            ),
-            parser.should_keep_alive() and b"upgrade" not in self._headers,
-            parser.get_http_version() == "1.0",
-            monotonic(),
-        )
-        self._body, self._chunks = b"", None
-        self._between = True
-        self._last = exchange
+    def _take(self, request: HttpRequest, keep_alive: bool, http_1_0: bool) -> Exchange:
+        exchange = self._handler.begin(self, request, keep_alive, http_1_0, monotonic())
         if self._exchange is None and not self._write_paused:
             self._begin(exchange)
         else:
@@ -299,6 +85,11 @@ class Connection(asyncio.Protocol):
             if not self._paused and self._transport is not None:
                 self._paused = True
                 self._transport.pause_reading()
+        return exchange
+
+    def _take_known(self, head: KnownHead, body: bytes | memoryview) -> None:
+        # It may be answered within the call; `finish` then finds that this is its exchange.
+        self._handler.handle_known(self, head, body)
 
     def adopt(self, exchange: Exchange) -> None:
         """Make an exchange that a handler began by itself the current one."""
@@ -468,6 +259,8 @@ class Connection(asyncio.Protocol):
     def _refuse(self, error: RequestError) -> None:
         """Answer with an error and disconnect: what the client sends next has no meaning any more."""
         self._refused, self._between = True, False
+        if self._reader is not None:
+            self._step_back()  # what still comes is discarded here
         if self._transport is None:
             return
         if self._exchange is None:
@@ -492,15 +285,3 @@ class Connection(asyncio.Protocol):
         if transport.can_write_eof():
             transport.write_eof()
         self._loop.call_later(LINGER_SECONDS, self.close)
-
-
-# RFC 9112 section 9.6: close the writing side first, and go on reading for a moment.
-LINGER_SECONDS = 1.0
-# What is longer carries tokens or cookies that change.
-MAX_LEARNED_HEAD_BYTES = 2048
-# A client that sends a body without waiting for 100 sees the 413 only if the body is read.
-MAX_DISCARDED_BYTES = 16 * 1024 * 1024
-
-
-def _too_large(limits: HttpLimits) -> PayloadTooLarge:
-    return PayloadTooLarge(f"the body is larger than {limits.max_body_bytes} bytes")

@@ -114,12 +114,14 @@ class Handler(Protocol):
         """Answer a request, now or later, by `exchange.connection.respond`; never raises."""
         ...
 
-    def handle_known(self, connection: Connection, head: KnownHead, body: bytes) -> None:
+    def handle_known(
+        self, connection: Connection, head: KnownHead, body: bytes | memoryview
+    ) -> None:
         """Begin, `adopt` and handle a request whose head is known."""
         ...
 
     def learn_head(self, head: bytes, request: HttpRequest) -> None:
-        """A request came in one piece, kept its connection, and had these bytes for its head."""
+        """A request kept its connection and had these bytes, which came in one piece, for its head."""
         ...
 
     def refuse(self, connection: Connection, error: RequestError, target: str) -> None:

@@ -53,6 +53,8 @@ def _import_keras() -> Any:
 class KerasEngine:
     """A Keras model as an engine."""
 
+    batch_rows: int | None = None
+
     def __init__(self, model: Any, preprocess: Preprocess | None, activation: str) -> None:
         self._model = model
         self._preprocess = preprocess

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -53,7 +53,13 @@ def count_cores(settings: Settings) -> int:
 
 
 class Engine(Protocol):
-    """A loaded network on its device."""
+    """A loaded network on its device.
+
+    Attributes:
+        batch_rows: rows in a call beyond which nothing is gained, found out by the warm-up; None: what the runtime said.
+    """
+
+    batch_rows: int | None
 
     def forward(self, batch: Array) -> Array:
         """Score one batch.
@@ -151,7 +157,11 @@ class NetworkRuntime:
         self._warm_up_sizes = warm_up_sizes
         shape = (-1, *(config.input_shape or (-1,)))
         self._input = TensorSpec(input_name, _DATATYPES.get(self._dtype, "FP32"), shape)
-        self._signature = Signature((self._input,), (TensorSpec(_OUTPUT, "FP32", (-1, -1)),))
+        self._signature = Signature(
+            (self._input,),
+            (TensorSpec(_OUTPUT, "FP32", (-1, -1)),),
+            classes=config.labels or (),
+        )
 
     @property
     def info(self) -> RuntimeInfo:
@@ -239,7 +249,8 @@ class NetworkRuntime:
             else:
                 batch = batch.reshape(len(batch), *wanted)
         return Prepared(
-            NetworkPayload(np.ascontiguousarray(batch), {}, len(batch)),
+            # Tensors of binary requests are views of the body; frameworks want arrays that they may write to.
+            NetworkPayload(np.require(batch, requirements=("C", "W")), {}, len(batch)),
             len(batch),
             ("numbers", batch.dtype.str, batch.shape[1:]),
         )
@@ -317,10 +328,12 @@ class NetworkRuntime:
         else:
             return None
         scores = self._engine.warm_up(row, self._warm_up_sizes)
+        if self._engine.batch_rows is not None:
+            self._info = replace(self._info, max_batch_rows=self._engine.batch_rows)
         if scores.ndim == 2:
             check_labels(self._config, scores.shape[1])
-        self._signature = Signature(
-            self._signature.inputs, (TensorSpec(_OUTPUT, "FP32", (-1, *scores.shape[1:])),)
+        self._signature = replace(
+            self._signature, outputs=(TensorSpec(_OUTPUT, "FP32", (-1, *scores.shape[1:])),)
         )
         return prepared
 

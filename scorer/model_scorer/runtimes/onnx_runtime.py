@@ -44,6 +44,8 @@ def load_in_worker(settings: Settings) -> bool:
 class OnnxEngine:
     """An onnxruntime session as an engine."""
 
+    batch_rows: int | None = None
+
     def __init__(
         self, session: Any, preprocess: Preprocess | None, activation: str, dtype: Any
     ) -> None:

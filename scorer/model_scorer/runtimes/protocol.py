@@ -49,12 +49,15 @@ class Signature:
         outputs: in the order in which dialects with positional answers show them; the first is the answer.
         columns: names of the columns when the input is one table, in the order the model was fitted with; else empty.
         row_width: numbers in one row when the input is one matrix; None when unknown or not a matrix.
+        classes: what a classifier tells apart, as it answers them, in the order of its probabilities; empty when it is
+            none, or not known.
     """
 
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
     columns: tuple[str, ...] = ()
     row_width: int | None = None
+    classes: tuple[str | int | float | bool, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,8 @@ class RuntimeInfo:
             the other: right for cores that compute side by side, wrong for a GPU.
         scripted: `run(data)` of a score script takes the raw body: dialects give it `TextInput`.
         media: request content types beside JSON that `prepare` can take as `BlobsInput` (`image/*`), patterns allowed.
+        takes_rows: a single tensor of float64 may come as `RowsInput` as well, whatever its name: a few rows are then
+            validated and joined for the whole batch.
     """
 
     framework: str
@@ -88,6 +93,7 @@ class RuntimeInfo:
     spreads: bool = False
     scripted: bool = False
     media: tuple[str, ...] = ()
+    takes_rows: bool = False
 
 
 # -------------------------------------------------------------------------------------------------------- input

@@ -1,7 +1,8 @@
 """A PyTorch module made fast: one forward function from a NumPy batch to a NumPy batch, on the CPU or on one GPU.
 
-CPU: the network with its activation is traced into one graph, frozen and fused by oneDNN, used only if its answers agree
-with the module's own. Batches of different threads run side by side; a lone batch gets all cores.
+CPU: the network with its activation is traced into one graph and handed to oneDNN, used only if its answers agree with the
+module's own: as a whole where a row takes so long that batches gain nothing, else operator by operator. Batches of different
+threads run side by side; a lone batch gets all cores.
 GPU: the same graph is captured as a CUDA graph for each batch size in use, fed from pinned memory on a stream of its own,
 so that one batch is copied while the other computes.
 """
@@ -11,9 +12,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 import warnings
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,11 +26,15 @@ from model_scorer.images import Preprocess
 from model_scorer.runtimes.protocol import Array
 
 log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Fusing changes the order of additions: what float32 loses by it in a network of hundreds of layers stays below this
 # share of the largest output. A fused graph that differs by more is not used.
 _AGREEMENT = {torch.float32: 1e-3, torch.bfloat16: 6e-2, torch.float16: 2e-2}
+# From here on a convolutional network gains nothing from batches on a CPU (bench/RESULTS.md), so that its graph may be compiled
+# for single rows; below it, what each call costs whatever it does counts, and batches share that.
+_SLOW_ROW_SECONDS = 0.01
 
 
 class Network(torch.nn.Module):
@@ -100,27 +107,84 @@ class Scored(torch.nn.Module):
         Args:
             example: a batch of two rows on the device, as `forward` takes them.
         """
-        with torch.inference_mode(), warnings.catch_warnings():
-            # Tracing warns of Python branches on shapes and of its own deprecation; the comparison below is what decides.
-            warnings.simplefilter("ignore")
+        with torch.inference_mode():
             rows = self.prepare(example)
-            plain = self.core(rows)
-            try:
-                traced = torch.jit.trace(self.core, rows, check_trace=False)
-                fused: torch.nn.Module = torch.jit.optimize_for_inference(torch.jit.freeze(traced))
-                difference = 0.0
-                for batch in (rows, rows[:1], torch.cat([rows, rows])):
-                    apart = (fused(batch) - self.core(batch)).abs().max().item()
-                    # A NaN is never smaller, whatever comes after it.
-                    difference = apart if not apart <= difference else difference
-            except Exception as err:
-                log.info("the network is run unfused", extra={"cause": str(err).splitlines()[:1]})
-                return
-        bound = _AGREEMENT[self.dtype] * max(plain.abs().max().item(), 1e-6)
-        if difference <= bound:
-            self.core = fused
-        else:
+            self._replace_core(
+                lambda: torch.jit.optimize_for_inference(_trace(self.core, rows)),
+                (rows, rows[:1], torch.cat([rows, rows])),
+            )
+
+    def fuse_for_single_rows(self, example: torch.Tensor) -> bool:
+        """Have oneDNN compile the network as a whole for calls of one row, if the answers stay.
+
+        Its graph compiler keeps one memory layout from convolution to convolution. What it compiles is for one shape:
+        another would be compiled anew, in seconds and with a copy of the weights of its own.
+
+        Args:
+            example: a batch of two rows, as `forward` takes them.
+
+        Returns:
+            Whether it is used from now on.
+        """
+        with torch.inference_mode(), _graph_compiler():
+            rows = self.prepare(example)
+
+            def build() -> torch.nn.Module:
+                compiled = _trace(self.core, rows[:1])
+                # The first call notes the shapes, the second compiles.
+                for _ in range(2):
+                    compiled(rows[:1])
+                return compiled
+
+            return self._replace_core(build, (rows[:1], rows[1:]))
+
+    def _agreement(self, device: torch.device) -> float:
+        """How far fused answers may be off, as a share of the largest."""
+        dtype = self.dtype
+        if device.type == "cuda" and dtype is torch.float32 and torch.backends.cudnn.allow_tf32:
+            # cuDNN multiplies float32 with float16's ten bits of mantissa unless told otherwise
+            # (https://docs.pytorch.org/docs/stable/notes/cuda.html#tensorfloat-32-tf32-on-ampere-and-later-devices).
+            dtype = torch.float16
+        return _AGREEMENT[dtype]
+
+    def _replace_core(
+        self, build: Callable[[], torch.nn.Module], batches: Sequence[torch.Tensor]
+    ) -> bool:
+        """Put what `build` makes in the network's place if both give the same answers to the batches."""
+        largest = max(self.core(batch).abs().max().item() for batch in batches)
+        difference = 0.0
+        try:
+            with warnings.catch_warnings():
+                # Tracing warns of Python branches on shapes and of its own deprecation; the comparison is what decides.
+                warnings.simplefilter("ignore")
+                fused = build()
+            for batch in batches:
+                apart = (fused(batch) - self.core(batch)).abs().max().item()
+                # A NaN is never smaller, whatever comes after it.
+                difference = apart if not apart <= difference else difference
+        except Exception as err:
+            log.info("the network is run unfused", extra={"cause": str(err).splitlines()[:1]})
+            return False
+        if not difference <= self._agreement(batches[0].device) * max(largest, 1e-6):
             log.info("the network is run unfused: fused answers differ", extra={"by": difference})
+            return False
+        self.core = fused
+        return True
+
+
+def _trace(core: torch.nn.Module, rows: torch.Tensor) -> Any:
+    return torch.jit.freeze(torch.jit.trace(core, rows, check_trace=False))
+
+
+@contextlib.contextmanager
+def _graph_compiler() -> Iterator[None]:
+    """Let TorchScript give whole subgraphs to oneDNN Graph; what was compiled meanwhile stays so."""
+    before = torch.jit.onednn_fusion_enabled()
+    torch.jit.enable_onednn_fusion(True)
+    try:
+        yield
+    finally:
+        torch.jit.enable_onednn_fusion(before)
 
 
 class CpuEngine:
@@ -128,49 +192,107 @@ class CpuEngine:
 
     Args:
         module: in evaluation mode.
-        cores: threads for a lone batch; batches that run side by side get one each.
+        cores: threads for a lone batch; batches that run side by side share them.
+        one_shape: all rows have the shape of the warm-up's.
+
+    Attributes:
+        batch_rows: 1 once the network is compiled for single rows; see `Engine`.
     """
 
-    def __init__(self, module: Scored, *, cores: int) -> None:
+    def __init__(self, module: Scored, *, cores: int, one_shape: bool = False) -> None:
         self._module = module
-        self._fused = False
         self._cores = cores
+        self._one_shape = one_shape
+        self._fused = False
         self._running = 0
         self._lock = threading.Lock()
+        self._wide: ThreadPoolExecutor | None = (
+            ThreadPoolExecutor(1, "all-cores", torch.set_num_threads, (cores,))
+            if cores > 1
+            else None
+        )
+        self.batch_rows: int | None = None
 
-    @contextlib.contextmanager
-    def _threads(self) -> Iterator[None]:
+    def forward(self, batch: Array) -> Array:
+        """See `Engine.forward`."""
         with self._lock:
             self._running += 1
-            alone = self._running == 1
-        # OpenMP keeps the number of threads per calling thread, so that this does not disturb the other batch.
-        torch.set_num_threads(self._cores if alone else 1)
+            running = self._running
         try:
-            yield
+            return self._run(lambda: self._score(batch), max(1, self._cores // running))
         finally:
             with self._lock:
                 self._running -= 1
 
-    def forward(self, batch: Array) -> Array:
-        """See `Engine.forward`."""
-        with self._threads(), torch.inference_mode():
-            scores: Array = self._module(torch.from_numpy(batch)).numpy()
-            return scores
+    def _score(self, batch: Array) -> Array:
+        with torch.inference_mode():
+            rows = torch.from_numpy(batch)
+            if self.batch_rows == 1 and len(rows) > 1:
+                scores = torch.cat([self._module(row[None]) for row in rows])
+            else:
+                scores = self._module(rows)
+            answer: Array = scores.numpy()
+            return answer
+
+    def _run(self, call: Callable[[], _T], threads: int) -> _T:
+        """Run a call on so many OpenMP threads.
+
+        Each thread that has called OpenMP keeps a team of its own. Once the teams together have more threads than there are
+        CPUs, libgomp lets all of them sleep between parallel sections instead of spinning, and a network of 150
+        convolutions loses a fifth of its time to waking them. Slow networks therefore have one team of all cores, on a
+        thread of its own; smaller teams end with their thread.
+        """
+        if threads == 1 or self._wide is None:
+            # OpenMP keeps the number of threads per calling thread, so that this does not disturb the other batch.
+            torch.set_num_threads(threads)
+            return call()
+        if threads == self._cores:
+            return self._wide.submit(call).result()
+        with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(threads,)) as team:
+            return team.submit(call).result()
 
     def warm_up(self, row: Array, sizes: Sequence[int]) -> Array:
         """Fuse for this row shape, then run each batch size once."""
         if not self._fused:
             self._fused = True
             example = torch.from_numpy(_varied(np.repeat(row, 2, axis=0)))
-            with self._threads():
-                self._module.fuse(example)
+            self._run(lambda: self._fuse(example), self._cores)
+            if self.batch_rows is None and self._wide is not None:
+                # Where a call takes little, so must what comes before it.
+                self._wide.shutdown()
+                self._wide = None
         scores = self.forward(row)
-        for size in sizes:
-            scores = self.forward(np.repeat(row, size, axis=0))
+        if self.batch_rows is None:
+            for size in sizes:
+                scores = self.forward(np.repeat(row, size, axis=0))
         return scores
 
+    def _fuse(self, example: torch.Tensor) -> None:
+        module = self._module
+        if (
+            self._one_shape
+            and _time_call(module, example[:1]) >= _SLOW_ROW_SECONDS
+            and module.fuse_for_single_rows(example)
+        ):
+            self.batch_rows = 1
+        else:
+            module.fuse(example)
+
     def close(self) -> None:
-        """Nothing to give back: the process's memory goes with it."""
+        """End the thread; the memory goes with the process."""
+        if self._wide is not None:
+            self._wide.shutdown()
+
+
+def _time_call(module: torch.nn.Module, rows: torch.Tensor) -> float:
+    """The fastest of a few calls in seconds."""
+    seconds = []
+    with torch.inference_mode():
+        for _ in range(3):
+            started = time.perf_counter()
+            module(rows)
+            seconds.append(time.perf_counter() - started)
+    return min(seconds)
 
 
 def _varied(rows: Array) -> Array:
@@ -203,6 +325,8 @@ class GpuEngine:
         max_rows: the largest batch.
         lanes: batches in flight at the same time.
     """
+
+    batch_rows: int | None = None
 
     def __init__(
         self, module: Scored, *, device: torch.device, max_rows: int, lanes: int = 2
@@ -298,7 +422,9 @@ class GpuEngine:
         shape = (self._max_rows, *row.shape[1:])
         lane.inputs = torch.zeros(shape, dtype=torch.from_numpy(row).dtype).pin_memory()
         pool = None
-        with torch.inference_mode(), torch.cuda.stream(lane.stream):
+        # Weights were copied, folded and compared on the default stream, which this one does not wait for by itself.
+        lane.stream.wait_stream(torch.cuda.default_stream(self._device))
+        with torch.inference_mode(), torch.cuda.stream(lane.stream), _tuned_convolutions():
             # The largest first: smaller graphs then fit into its memory pool.
             for size in reversed(self.sizes):
                 inputs = lane.inputs[:size].to(self._device)
@@ -322,3 +448,14 @@ class GpuEngine:
         """Drop graphs, buffers and the network."""
         self._lanes.clear()
         torch.cuda.empty_cache()
+
+
+@contextlib.contextmanager
+def _tuned_convolutions() -> Iterator[None]:
+    """Let cuDNN time its algorithms for each shape that it meets: it pays for shapes that come again for hours."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 
 from model_scorer.errors import InvalidSpec, NoGPU, OutOfMemory
@@ -36,12 +38,22 @@ def find_device(settings: Settings) -> torch.device:
             f"device is gpu, and this image has the CPU build of torch ({torch.__version__})",
             "use the scorer image with CUDA (the operator's SCORER_IMAGE_GPU)",
         )
-    if not torch.cuda.is_available():
+    device = torch.device("cuda", 0)
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            if not torch.cuda.is_available():
+                # Why not, torch says in a warning: a driver that is too old, a device that is lost.
+                raise RuntimeError("; ".join(str(each.message) for each in said) or "sees no GPU")
+        # The driver's answer is one thing, a kernel that runs on this GPU another.
+        torch.zeros(1, device=device).add_(1).item()
+    except (RuntimeError, AssertionError) as err:
         raise NoGPU(
-            f"device is gpu, and torch {torch.__version__} (CUDA {torch.version.cuda}) sees no GPU",
-            "check the node's driver and that the pod has a GPU in its limits",
-        )
-    return torch.device("cuda", 0)
+            f"device is gpu, and torch {torch.__version__} (CUDA {torch.version.cuda}) cannot use one: "
+            f"{str(err).partition(chr(10))[0][:300]}",
+            "check the node's driver, that the pod has a GPU in its limits, and that the image's CUDA version fits both",
+        ) from err
+    return device
 
 
 def load(folder: ModelFolder, settings: Settings) -> NetworkRuntime:
@@ -93,7 +105,7 @@ def _engine(
             spreads=images,
             media=media,
         )
-        return CpuEngine(scored, cores=cores), (rows,), info
+        return CpuEngine(scored, cores=cores, one_shape=_has_one_shape(config)), (rows,), info
     info = RuntimeInfo(
         framework="pytorch",
         version=torch.__version__,
@@ -105,3 +117,12 @@ def _engine(
     )
     engine = GpuEngine(scored, device=device, max_rows=settings.max_batch_size)
     return engine, tuple(engine.sizes), info
+
+
+def _has_one_shape(config: NetworkConfig) -> bool:
+    """Whether all rows are equally large, be they images or numbers in their place."""
+    how = config.preprocess
+    if how is None or how.size is None or config.input_shape is None:
+        return False
+    sides = config.input_shape[1:] if how.layout == "NCHW" else config.input_shape[:-1]
+    return tuple(sides) == how.size

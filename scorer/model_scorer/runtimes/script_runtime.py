@@ -17,11 +17,19 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from model_scorer.errors import BadRequest, MissingDependency, ModelFailed, ScriptFailed
+from model_scorer.errors import (
+    BadRequest,
+    MissingDependency,
+    ModelFailed,
+    ScriptFailed,
+    UnsupportedMedia,
+)
+from model_scorer.json_text import is_json_type
 from model_scorer.logs import redact
 from model_scorer.runtimes import azureml_api
 from model_scorer.runtimes.model_folder import SCRIPT_NAME, ModelFolder
@@ -39,6 +47,13 @@ from model_scorer.settings import Settings
 
 log = logging.getLogger(__name__)
 
+_LIBRARIES = {
+    "sklearn": "scikit-learn",
+    "pytorch": "torch",
+    "tensorflow": "tensorflow",
+    "keras": "keras",
+    "onnx": "onnxruntime",
+}
 _HINT = "correct score.py; the pod's log has the traceback"
 
 
@@ -123,6 +138,15 @@ def describe_place(err: BaseException, folder: Path) -> str:
     return ""
 
 
+def _framework_version(framework: str) -> str:
+    """The version of the library that a script's model is of, or Python's where there is none."""
+    library = _LIBRARIES.get(framework, "")
+    try:
+        return metadata.version(library) if library else platform.python_version()
+    except metadata.PackageNotFoundError:
+        return platform.python_version()
+
+
 class ScriptRuntime:
     """A loaded score script.
 
@@ -148,7 +172,7 @@ class ScriptRuntime:
             self._wants_headers = False
         self.info = RuntimeInfo(
             framework=framework,
-            version=platform.python_version(),
+            version=_framework_version(framework),
             platform="python-script",
             batches=run_batch is not None,
             may_block=True,
@@ -164,6 +188,8 @@ class ScriptRuntime:
         if not isinstance(call.input, TextInput):
             raise BadRequest("the model's score script takes a JSON body")
         if self._decorated is not None:
+            if not is_json_type(call.headers.get("content-type", "")):
+                raise UnsupportedMedia("Expects Content-Type to be application/json")
             # Read twice, here and in the call: it is the client's mistake, and must be told before the queue.
             self._decorated.read_arguments(call.input.text)
         return Prepared(call, 1, "script" if self._run_batch else object())

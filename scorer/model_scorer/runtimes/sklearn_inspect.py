@@ -17,12 +17,14 @@ class EstimatorShape:
         columns: names it was fitted with; empty without.
         kinds: for each column `number`, `text`, or None when either will do.
         texts: the input is a list of texts, not a matrix.
+        classes: of a classifier with one output, in the order of its probabilities; empty without.
     """
 
     width: int | None
     columns: tuple[str, ...] = ()
     kinds: dict[str, str | None] = field(default_factory=dict)
     texts: bool = False
+    classes: tuple[str | int | float | bool, ...] = ()
 
     @property
     def all_numbers(self) -> bool:
@@ -39,15 +41,27 @@ def inspect_estimator(estimator: Any) -> EstimatorShape:
         LoadFailed: the estimator was never fitted.
     """
     _check_fitted(estimator)
+    classes = _read_classes(estimator)
     width = getattr(estimator, "n_features_in_", None)
     names = getattr(estimator, "feature_names_in_", None)
     first = _first_step(estimator)
     if names is not None:
         columns = tuple(str(name) for name in names)
-        return EstimatorShape(len(columns), columns, _column_kinds(first, columns))
+        kinds = _column_kinds(first, columns)
+        return EstimatorShape(len(columns), columns, kinds, classes=classes)
     if width is not None:
-        return EstimatorShape(int(width), (), {})
-    return EstimatorShape(None, texts=hasattr(first, "vocabulary_") or _is_hashing(first))
+        return EstimatorShape(int(width), (), {}, classes=classes)
+    texts = hasattr(first, "vocabulary_") or _is_hashing(first)
+    return EstimatorShape(None, texts=texts, classes=classes)
+
+
+def _read_classes(estimator: Any) -> tuple[str | int | float | bool, ...]:
+    """The classes of a classifier; none of one with several outputs, whose `classes_` is a list of arrays."""
+    classes = getattr(estimator, "classes_", None)
+    if getattr(classes, "ndim", None) != 1:
+        return ()
+    plain = classes.tolist()  # type: ignore[union-attr]
+    return tuple(plain) if all(isinstance(c, str | int | float) for c in plain) else ()
 
 
 def _check_fitted(estimator: Any) -> None:

@@ -8,43 +8,32 @@ from __future__ import annotations
 
 import logging
 import sys
-import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from model_scorer.errors import InvalidInput, InvalidSpec, LoadFailed, UnsafePickle
+from model_scorer.errors import InvalidInput, InvalidSpec, LoadFailed
 from model_scorer.runtimes.model_folder import ModelFolder
 from model_scorer.runtimes.protocol import (
     Array,
-    BlobsInput,
     Call,
-    Input,
     Output,
     Prediction,
     Prepared,
     RowsInput,
     RuntimeInfo,
     Signature,
-    TableInput,
     TensorsInput,
     TensorSpec,
-    TextInput,
     split_rows,
     stack_rows,
 )
-from model_scorer.runtimes.rows import (
-    check_rows,
-    order_by_columns,
-    parse_column,
-    parse_matrix,
-    parse_texts,
-    show,
-    wrong_width,
-)
+from model_scorer.runtimes.rows import parse_matrix
+from model_scorer.runtimes.sklearn_file import SUFFIXES, limit_jobs, read_estimator
+from model_scorer.runtimes.sklearn_input import blame_input, parse_input
 from model_scorer.runtimes.sklearn_inspect import EstimatorShape, inspect_estimator
 from model_scorer.runtimes.sklearn_linear import compile_linear
 from model_scorer.runtimes.tensors import datatype_of
@@ -52,7 +41,6 @@ from model_scorer.settings import Settings
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".joblib", ".pkl", ".pickle", ".skops")
 METHODS = ("predict", "predict_proba")
 # Requests of more rows are made arrays one by one: their bytes, not the calls, are what takes time.
 MAX_JOINED_ROWS = 8
@@ -75,7 +63,7 @@ def load(folder: ModelFolder, settings: Settings) -> SklearnRuntime:
     # Classes of the model's own lie beside it.
     if str(folder.path) not in sys.path:
         sys.path.insert(0, str(folder.path))
-    estimator = _read_estimator(path, trust=settings.trust_pickle)
+    estimator = read_estimator(path, trust=settings.trust_pickle)
     if not callable(getattr(estimator, "predict", None)):
         raise LoadFailed(
             f"{path.name} holds a {type(estimator).__name__}, which has no predict method",
@@ -93,44 +81,6 @@ def load(folder: ModelFolder, settings: Settings) -> SklearnRuntime:
             "use `output: predict`, or train with probabilities",
         )
     return SklearnRuntime(estimator, answer)
-
-
-def _read_estimator(path: Path, *, trust: bool) -> Any:
-    # Imported here, so that importing this module for its names costs nothing more.
-    from model_scorer import verify
-
-    if path.suffix == ".skops" or _is_zip(path):
-        import skops.io
-
-        untrusted = skops.io.get_untrusted_types(file=path)
-        if untrusted and not trust:
-            raise UnsafePickle(
-                f"{path.name} holds types outside the allow-list: {', '.join(untrusted[:10])}",
-                "if you trust the model's author, set SCORER_TRUST_PICKLE to true",
-            )
-        verify.check_versions(path, "sklearn")
-        return skops.io.load(path, trusted=untrusted)
-    verify.check_pickle(path, trust=trust)
-    verify.check_versions(path, "sklearn")
-    import joblib
-
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            estimator = joblib.load(path)
-        except AttributeError as err:
-            raise LoadFailed(
-                f"{path.name} refers to a class or function that is not there: {err}",
-                "put the module that defines it into the model folder, and train with it imported from there",
-            ) from err
-    for warning in caught:
-        log.warning("%s", warning.message)
-    return estimator
-
-
-def _is_zip(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4) == b"PK\x03\x04"
 
 
 class SklearnRuntime:
@@ -157,15 +107,23 @@ class SklearnRuntime:
         self._joins_rows = self._shape.all_numbers
         self._linear = compile_linear(estimator) if self._shape.all_numbers else None
         self._rows_group = ((answer,), "d", (self._shape.width,))
+        # Float matrices of requests that ask for the answer alone, by the character of their dtype.
+        self._float_groups = {c: ((answer,), c, (self._shape.width,)) for c in "df"}
+        # With one column, a tensor may be named after it and have another shape.
+        self._takes_matrices = self._joins_rows and len(self._shape.columns) != 1
         self._answer_only = (answer,)
         self.info = RuntimeInfo(
-            framework="sklearn", version=metadata.version("scikit-learn"), platform="sklearn"
+            framework="sklearn",
+            version=metadata.version("scikit-learn"),
+            platform="sklearn",
+            takes_rows=self._joins_rows,
         )
         self.signature = Signature(
             inputs=self._input_specs(),
             outputs=tuple(TensorSpec(m, "FP64", (-1,)) for m in self._order()),
             columns=self._shape.columns,
             row_width=self._shape.width,
+            classes=self._shape.classes,
         )
 
     def _order(self) -> list[str]:
@@ -198,6 +156,18 @@ class SklearnRuntime:
                 else:
                     # Values are looked at when all rows of the batch are.
                     return Prepared((self._answer_only, rows), len(rows), self._rows_group)
+        elif self._takes_matrices and not call.outputs and type(given) is TensorsInput:
+            tensors = given.tensors
+            if len(tensors) == 1:
+                (array,) = tensors.values()
+                group = self._float_groups.get(array.dtype.char)
+                if (
+                    group is not None
+                    and array.ndim == 2
+                    and array.shape[1] == self._shape.width
+                    and array.shape[0]
+                ):
+                    return Prepared((self._answer_only, array), array.shape[0], group)
         methods = call.outputs or (self._answer,)
         if call.outputs:
             for name in methods:
@@ -205,105 +175,11 @@ class SklearnRuntime:
                     raise InvalidInput(
                         f"the model has no output {name!r}; it has {', '.join(self._order())}"
                     )
-        value = self._parse(call.input)
+        value = parse_input(call.input, self._shape)
         if isinstance(value, dict):
-            group = tuple((name, array.dtype.char) for name, array in value.items())
-            return Prepared((methods, value), len(next(iter(value.values()))), (methods, group))
+            kinds = tuple((name, array.dtype.char) for name, array in value.items())
+            return Prepared((methods, value), len(next(iter(value.values()))), (methods, kinds))
         return Prepared((methods, value), len(value), (methods, value.dtype.char, value.shape[1:]))
-
-    def _parse(self, given: Input) -> Array | dict[str, Array]:
-        """One array for models of a matrix or of texts, one for each column for tables."""
-        shape = self._shape
-        if isinstance(given, RowsInput):
-            rows = given.rows
-            if rows and isinstance(rows[0], dict):
-                return self._parse_records(rows)
-            if shape.texts or (shape.width is None and rows and isinstance(rows[0], str)):
-                return parse_texts(rows)
-            if shape.all_numbers:
-                return parse_matrix(rows, shape.width, shape.columns)
-            check_rows(rows, shape.width, shape.columns, numbers=False)
-            return self._columns_of(shape.columns, rows)
-        if isinstance(given, TableInput):
-            check_rows(given.rows, len(given.columns), given.columns, numbers=False)
-            return self._parse_records(
-                [dict(zip(given.columns, row, strict=True)) for row in given.rows]
-            )
-        if isinstance(given, TensorsInput):
-            return self._parse_tensors(given.tensors)
-        if isinstance(given, TextInput):
-            raise InvalidInput("expected rows, got a text")
-        assert isinstance(given, BlobsInput)
-        raise InvalidInput("expected rows, got a file")
-
-    def _parse_records(self, rows: Sequence[Any]) -> Array | dict[str, Array]:
-        columns = self._shape.columns
-        if not columns:
-            if self._shape.width is not None:
-                raise InvalidInput(
-                    f"the model has no column names; send each row as a list of {self._shape.width} numbers"
-                )
-            columns = tuple(rows[0]) if isinstance(rows[0], dict) else ()
-        values = []
-        for index, row in enumerate(rows):
-            if not isinstance(row, dict):
-                raise InvalidInput(f"row {index}: expected an object, got {show(row)}")
-            values.append(order_by_columns(row, index, columns))
-        if self._shape.all_numbers:
-            return parse_matrix(values, len(columns), columns)
-        return self._columns_of(columns, values)
-
-    def _columns_of(
-        self, columns: Sequence[str], rows: Sequence[Sequence[Any]]
-    ) -> dict[str, Array]:
-        if not columns:
-            raise InvalidInput("the model's columns are unknown; send each row as an object")
-        return {
-            name: parse_column([row[i] for row in rows], name, self._shape.kinds.get(name))
-            for i, name in enumerate(columns)
-        }
-
-    def _parse_tensors(self, tensors: dict[str, Array]) -> Array | dict[str, Array]:
-        shape = self._shape
-        if len(tensors) == 1 and (
-            len(shape.columns) != 1 or next(iter(tensors)) not in shape.columns
-        ):
-            array = next(iter(tensors.values()))
-            if shape.texts or (shape.width is None and array.dtype == object):
-                return parse_texts(array.reshape(-1).tolist())
-            if array.ndim == 1 and shape.width is not None and array.shape[0] == shape.width:
-                array = array.reshape(1, -1)
-            if array.ndim != 2:
-                raise InvalidInput(
-                    f"expected the shape [rows, {shape.width or 'features'}], got {list(array.shape)}"
-                )
-            if array.shape[0] == 0:
-                raise InvalidInput("expected at least one row, got none")
-            if shape.width is not None and array.shape[1] != shape.width:
-                raise wrong_width(shape.width, array.shape[1], shape.columns)
-            if shape.all_numbers:
-                if array.dtype.kind not in "iufb":
-                    raise InvalidInput("expected a tensor of numbers, got one of texts")
-                return array if array.dtype.kind == "f" else array.astype(np.float64)
-            return self._columns_of(shape.columns, array.tolist())
-        for name, array in tensors.items():
-            if array.ndim == 0 or array.size == 0:
-                raise InvalidInput(
-                    f"column {name!r}: expected at least one row, got the shape {list(array.shape)}"
-                )
-        sizes = {name: len(array) for name, array in tensors.items()}
-        if len(set(sizes.values())) != 1:
-            raise InvalidInput(f"the columns have different numbers of rows: {sizes}")
-        columns = {name: array.reshape(len(array), -1) for name, array in tensors.items()}
-        for name, array in columns.items():
-            if array.shape[1] != 1:
-                raise InvalidInput(
-                    f"column {name!r}: expected one value per row, got {array.shape[1]}"
-                )
-        lists = [array[:, 0].tolist() for array in columns.values()]
-        return self._parse_records(
-            [dict(zip(columns, row, strict=True)) for row in zip(*lists, strict=True)]
-        )
 
     # ------------------------------------------------------------------------------------------------- execution
 
@@ -356,7 +232,7 @@ class SklearnRuntime:
         for index, part in enumerate(parts):
             try:
                 parts[index] = checked = self._join([part]) if type(part) is list else part
-                blamed = blame_input(checked, error)
+                blamed = blame_input(checked, error, self._shape.columns)
             except InvalidInput as err:
                 blamed = err
             outcomes.append(blamed or error)
@@ -413,7 +289,7 @@ class SklearnRuntime:
             with np.errstate(over="ignore"):
                 return {name: _as_array(self._methods[name](model_input)) for name in methods}
         except ValueError as err:
-            blamed = blame_input(merged, err)
+            blamed = blame_input(merged, err, self._shape.columns)
             if blamed is not None:
                 raise blamed from err
             raise
@@ -442,12 +318,7 @@ class SklearnRuntime:
         except Exception:
             log.info("the made-up row for the warm-up was refused by the model", exc_info=True)
             return None
-        self.signature = Signature(
-            inputs=self.signature.inputs,
-            outputs=tuple(outputs),
-            columns=self.signature.columns,
-            row_width=self.signature.row_width,
-        )
+        self.signature = replace(self.signature, outputs=tuple(outputs))
         return prepared
 
     def _made_up_row(self) -> RowsInput:
@@ -461,43 +332,6 @@ class SklearnRuntime:
 
     def close(self) -> None:
         """Nothing to release."""
-
-
-def blame_input(merged: Array | dict[str, Array], error: Exception) -> InvalidInput | None:
-    """The client's mistake behind an estimator's failure, or None when the model is to blame.
-
-    Asked only after a failure, so that good requests do not pay for it: which estimators take missing values, or values
-    beyond float32, only they know.
-    """
-    if str(error).startswith("Found unknown categories"):
-        return InvalidInput(str(error)[:300])
-    columns = merged if isinstance(merged, dict) else {"": merged}
-    for name, array in columns.items():
-        if array.dtype.kind == "O":
-            bad = np.array([value is None for value in array.reshape(-1)]).reshape(array.shape)
-        elif array.dtype.kind == "f":
-            with np.errstate(invalid="ignore"):
-                bad = ~(np.abs(array) <= np.finfo(np.float32).max)
-        else:
-            continue
-        if bad.any():
-            place = np.argwhere(bad)[0].tolist()
-            column = repr(name) if name else str(place[1]) if len(place) > 1 else "0"
-            value = array[tuple(place)]
-            told = "null" if value is None or value != value else f"{value:g}"
-            return InvalidInput(f"row {place[0]}, column {column}: the model does not take {told}")
-    return None
-
-
-def limit_jobs(estimator: Any) -> None:
-    """Set every `n_jobs` of an estimator to 1: the workers share the CPUs, a pool in each would fight for them."""
-    try:
-        parameters = estimator.get_params(deep=True)
-        names = [n for n, v in parameters.items() if n.endswith("n_jobs") and v not in (None, 1)]
-        if names:
-            estimator.set_params(**dict.fromkeys(names, 1))
-    except (AttributeError, TypeError, ValueError) as err:
-        log.debug("n_jobs is left as it is: %s", err)
 
 
 def _as_array(result: Any) -> Array:

@@ -53,6 +53,8 @@ def _limit_threads(tensorflow: Any, cores: int) -> None:
 class TensorflowEngine:
     """A SavedModel's signature as an engine."""
 
+    batch_rows: int | None = None
+
     def __init__(
         self,
         tensorflow: Any,

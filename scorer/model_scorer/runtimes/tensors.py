@@ -28,4 +28,5 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 def datatype_of(array: Array) -> str:
     """The protocol's name of an array's dtype; texts and anything unknown are BYTES."""
-    return _NAMES.get(array.dtype.newbyteorder("="), "BYTES")
+    name = _NAMES.get(array.dtype)
+    return name if name is not None else _NAMES.get(array.dtype.newbyteorder("="), "BYTES")

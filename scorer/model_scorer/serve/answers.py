@@ -14,6 +14,8 @@ from model_scorer.serve.payload_log import PayloadLog
 from model_scorer.serve.request_ids import RequestIds, read_id
 from model_scorer.serve.shared import WorkerSlot
 
+AZURE_IDS = frozenset({b"x-ms-client-request-id", b"x-ms-request-id", b"traceid"})
+
 
 class Answers:
     """Sends answers.
@@ -65,14 +67,10 @@ class Answers:
         lines = f"x-request-id: {request_id}\r\n{self._revision_line}{self._rendered_lines}"
         if route.azure:
             sent = request.headers
-            client = ""
-            if b"x-ms-client-request-id" in sent or b"x-ms-request-id" in sent:
-                client = _short_id(sent, b"x-ms-client-request-id") or _short_id(
-                    sent, b"x-ms-request-id"
-                )
-                if client:
-                    lines += f"x-ms-client-request-id: {client}\r\n"
-            lines += f"x-ms-request-id: {client or request_id}\r\n"
+            if AZURE_IDS.isdisjoint(sent):
+                lines += f"x-ms-request-id: {request_id}\r\n"
+            else:
+                lines += render_lines(azure_ids(sent, request_id))
         # Counted before it is sent: whoever has the answer finds it in the metrics.
         seconds = monotonic() - job.received_at
         self.slot.count_request(route.index, status, seconds)
@@ -96,7 +94,7 @@ class Answers:
                 seconds,
                 max(0.0, seconds - exec_seconds),
                 job.prepared.rows,
-                len(request.body),
+                len(request.buffer),
                 len(body),
                 reason,
             )
@@ -135,6 +133,24 @@ class Answers:
             self._log.log(
                 request_id, method, path, dialect, status, seconds, 0.0, 0, 0, size, reason
             )
+
+
+def azure_ids(sent: dict[bytes, bytes], request_id: str) -> tuple[tuple[str, str], ...]:
+    """The ids that Azure ML's server echoes: one is taken for the other where a client sent only one.
+
+    Args:
+        sent: request headers.
+        request_id: for a client that sent none.
+    """
+    client = _short_id(sent, b"x-ms-client-request-id")
+    old = _short_id(sent, b"x-ms-request-id")
+    # Office services trace by a header of their own.
+    trace = _short_id(sent, b"traceid")
+    return (
+        ("x-ms-request-id", old or client or request_id),
+        *([("x-ms-client-request-id", client or old)] if client or old else []),
+        *([("TraceId", trace)] if trace else []),
+    )
 
 
 def _short_id(headers: dict[bytes, bytes], name: bytes) -> str:

@@ -28,14 +28,15 @@ from model_scorer.http1.tornado_bridge import ExchangeConnection, hand_over
 from model_scorer.runtimes.protocol import Call, Output, Prepared, Runtime
 from model_scorer.serve.access import TIMEOUT_HEADER, check_access, read_timeout
 from model_scorer.serve.access_log import AccessLog
-from model_scorer.serve.answers import Answers
+from model_scorer.serve.answers import AZURE_IDS, Answers, azure_ids
 from model_scorer.serve.batcher import Batcher
 from model_scorer.serve.job import ScoringJob
 from model_scorer.serve.keys import KeyStore
+from model_scorer.serve.known_heads import learn, may_be_known
 from model_scorer.serve.payload_log import PayloadLog
 from model_scorer.serve.query_body import body_from_query
 from model_scorer.serve.request_ids import RequestIds, read_id
-from model_scorer.serve.routes import Route, build_routes, dialect_of_path
+from model_scorer.serve.routes import SCORE, Route, build_routes, dialect_of_path
 from model_scorer.serve.shared import IN_FLIGHT, QUEUED, WorkerSlot
 from model_scorer.serve.sharing import MIN_CALL_SECONDS, WorkSharing
 from model_scorer.serve.tracing import Tracer
@@ -43,18 +44,14 @@ from model_scorer.serve.tracked import TrackedConnection
 
 log = logging.getLogger(__name__)
 
-MAX_KNOWN_HEADS = 512
-# What differs from request to request: a head with one of these will not come again.
-_PER_REQUEST = frozenset(
-    {
-        b"x-request-id",
-        b"x-ms-request-id",
-        b"x-ms-client-request-id",
-        b"traceparent",
-        b"x-b3-traceid",
-        TIMEOUT_HEADER,
-    }
-)
+# What a page can fail with: Tornado's handlers tell the server the status alone.
+_PAGE_REASONS = {
+    400: "bad_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    500: "internal",
+    501: "not_supported",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,22 +155,14 @@ class ScoringApp:
         return ScoringJob(self, connection, request, keep_alive, http_1_0, received_at)
 
     def learn_head(self, head: bytes, request: HttpRequest) -> None:
-        """See `Handler`; only heads of authorised scoring requests, of which none is particular to its request."""
+        """See `Handler`."""
         route = self._routes.get(request.path)
-        if route is None or request.query or request.method != "POST":
-            return
-        if not _PER_REQUEST.isdisjoint(request.headers):
-            return
-        try:
-            check_access(request, request.path, self._keys)
-        except RequestError:
-            return
-        if len(self.known_heads) >= MAX_KNOWN_HEADS:
-            self.known_heads.clear()
-        length = int(request.headers[b"content-length"])
-        self.known_heads[head] = KnownHead(length, request.path, request.headers, route)
+        if route is not None and may_be_known(request, self._keys):
+            learn(self.known_heads, head, request, route)
 
-    def handle_known(self, connection: Connection, head: KnownHead, body: bytes) -> None:
+    def handle_known(
+        self, connection: Connection, head: KnownHead, body: bytes | memoryview
+    ) -> None:
         """See `Handler`: `learn_head` has checked what `handle` would check."""
         request = HttpRequest("POST", head.path, "", head.headers, body)
         job = ScoringJob(self, connection, request, True, False, monotonic())
@@ -227,6 +216,9 @@ class ScoringApp:
             job.request_id = (
                 read_id(headers, b"x-request-id") if b"x-request-id" in headers else ""
             ) or self._ids.new()
+            if not AZURE_IDS.isdisjoint(headers):
+                read_id(headers, b"x-ms-client-request-id")
+                read_id(headers, b"x-ms-request-id")
             if route is None:
                 self._serve_page(job)
                 return
@@ -252,7 +244,7 @@ class ScoringApp:
                 return
             if method not in route.methods:
                 raise MethodNotAllowed("Method not allowed", (("Allow", _allow(route)),))
-            request.body = body_from_query(request.query)
+            request.buffer = body_from_query(request.query)
             request.headers[b"content-type"] = b"application/json"
         if TIMEOUT_HEADER in request.headers:
             job.deadline = min(job.deadline, job.received_at + read_timeout(request))
@@ -267,7 +259,7 @@ class ScoringApp:
     def _pass_on(self, job: ScoringJob) -> bool:
         """Give a request to a worker that has less to do, if that is worth it."""
         batcher = self._batcher
-        if batcher.inline or not self.in_flight or batcher.mean_seconds < MIN_CALL_SECONDS:
+        if batcher.inline or not batcher.occupied or batcher.mean_seconds < MIN_CALL_SECONDS:
             return False
         assert self.sharing is not None
         taker = self.sharing.find_taker(self.in_flight)
@@ -388,14 +380,28 @@ class ScoringApp:
         def finished(status: int, size: int) -> None:
             seconds = monotonic() - job.received_at
             self._answers.slot.count_request(index, status, seconds)
+            reason = _PAGE_REASONS.get(status, "")
+            if reason:
+                self._answers.slot.count_error(reason)
             self._answers.note_page(
-                job.request_id, request.method, request.path, dialect.name, status, seconds, size
+                job.request_id,
+                request.method,
+                request.path,
+                dialect.name,
+                status,
+                seconds,
+                size,
+                reason,
             )
 
         job.page = ExchangeConnection(
             job,
             closing=self.closing,
-            extra_headers=(("x-request-id", job.request_id), *self._answers.revision),
+            extra_headers=(
+                ("x-request-id", job.request_id),
+                *self._answers.revision,
+                *(azure_ids(request.headers, job.request_id) if dialect is SCORE else ()),
+            ),
             on_finish=finished,
         )
         hand_over(self._pages, job, job.page)

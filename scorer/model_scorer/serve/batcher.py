@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Protocol
 
-from model_scorer.errors import DeadlineExceeded, ModelFailed, Overloaded
+from model_scorer.errors import DeadlineExceeded, Overloaded
 from model_scorer.runtimes.protocol import Output, Prepared
-from model_scorer.serve.compute import ComputeThread
+from model_scorer.serve.compute import ComputeThread, Execute, execute_isolated
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,14 @@ HANG_GRACE_SECONDS = 1.0
 INLINE_LIMIT_SECONDS = 0.003
 INLINE_LIMIT_CALLS = 20
 
-Execute = Callable[[Sequence[Prepared]], Sequence[Output | Exception]]
+# After a call its clients mostly ask again at once. A moment's patience, a small share of a call, scores them together
+# instead of one half while the other waits: measured, 2.1 -> 4 rows a call with four clients a worker.
+LINGER_SHARE = 0.05
+MAX_LINGER_SECONDS = 0.005
+# Below this a call costs about as much as the moment.
+MIN_LINGER_CALL_SECONDS = 0.003
+# Where nobody comes back it is tried ever more rarely, down to once in 2 ** this many calls.
+MAX_LINGER_MISSES = 5
 
 
 class Job(Protocol):
@@ -118,6 +125,12 @@ class Batcher:
         self._scheduled = False
         self._sweeping = False
         self._delay: asyncio.TimerHandle | None = None
+        # While it lingers: how many jobs the next call waits for, and how many there were at the beginning.
+        self._awaited = 0
+        self._found = 0
+        self._linger: asyncio.TimerHandle | None = None
+        self._misses = 0
+        self._calls_without = 0
         self._mean_seconds = 0.0
         self._slow_calls = 0
 
@@ -138,6 +151,12 @@ class Batcher:
         return len(self._running)
 
     @property
+    def occupied(self) -> bool:
+        """Whether a job that came now would wait for a call to end."""
+        limits = self._limits
+        return len(self._running) >= limits.concurrency or len(self._queue) >= limits.max_rows
+
+    @property
     def mean_seconds(self) -> float:
         """A moving mean of the model's call time."""
         return self._mean_seconds
@@ -153,7 +172,11 @@ class Batcher:
             waits = len(queue) * self._mean_seconds / max(1, self._limits.concurrency)
             raise Overloaded("too many requests are waiting", max(1, min(60, round(waits))))
         queue.append(job)
-        if not self._scheduled and (self.inline or len(self._running) < self._limits.concurrency):
+        if len(queue) < self._awaited:
+            pass  # `_end_linger` comes soon
+        elif not self._scheduled and (self.inline or len(self._running) < self._limits.concurrency):
+            if self._awaited:
+                self._misses = 0
             # Not at once: requests that came in the same pass of the loop are scored together.
             self._scheduled = True
             self._loop.call_soon(self._dispatch)
@@ -163,6 +186,7 @@ class Batcher:
 
     def close(self) -> None:
         """Stop the idle compute threads; running calls are not waited for."""
+        self._stop_lingering()
         for thread in self._idle:
             thread.stop()
         self._idle.clear()
@@ -171,6 +195,7 @@ class Batcher:
 
     def _dispatch(self) -> None:
         self._scheduled = False
+        self._stop_lingering()
         if self.inline:
             self._run_inline()
             return
@@ -290,12 +315,54 @@ class Batcher:
         self._running.discard(running)
         self._idle.append(running.thread)
         self._note(running.jobs, seconds)
-        # First the next batch, so that the model works while answers are encoded.
-        if self._queue and not self._scheduled:
+        lingers = self._may_linger()
+        if not lingers and self._queue and not self._scheduled:
+            # First the next batch, so that the model works while answers are encoded.
             self._dispatch()
         for job, outcome in zip(running.jobs, outcomes, strict=True):
             if not job.settled:
                 job.settle(outcome, seconds)
+        if lingers:
+            self._begin_linger(len(running.jobs))
+
+    # ------------------------------------------------------------------------------------------------- lingering
+
+    def _may_linger(self) -> bool:
+        """Whether the next call may wait for those who are answered now."""
+        limits = self._limits
+        if (
+            limits.concurrency > 1
+            or limits.max_rows == 1
+            or self._mean_seconds < MIN_LINGER_CALL_SECONDS
+            or len(self._queue) >= limits.max_rows
+        ):
+            return False
+        self._calls_without += 1
+        return self._calls_without >> self._misses > 0
+
+    def _begin_linger(self, answered: int) -> None:
+        if self._running or self._scheduled:
+            return
+        self._calls_without = 0
+        self._found = len(self._queue)
+        self._awaited = min(self._found + answered, self._limits.max_rows)
+        patience = min(LINGER_SHARE * self._mean_seconds, MAX_LINGER_SECONDS)
+        self._linger = self._loop.call_later(patience, self._end_linger)
+
+    def _end_linger(self) -> None:
+        """Nobody else came back in time."""
+        if self._found:  # else nobody was kept waiting
+            gained = len(self._queue) > self._found
+            self._misses = 0 if gained else min(self._misses + 1, MAX_LINGER_MISSES)
+        self._stop_lingering()
+        if self._queue and not self._scheduled:
+            self._dispatch()
+
+    def _stop_lingering(self) -> None:
+        self._awaited = 0
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
 
     def _note(self, jobs: list[Job], seconds: float) -> None:
         mean = self._mean_seconds
@@ -324,25 +391,3 @@ class Batcher:
             self._loop.call_later(SWEEP_SECONDS, self._sweep)
         else:
             self._sweeping = False
-
-
-def execute_isolated(execute: Execute, batch: Sequence[Prepared]) -> Sequence[Output | Exception]:
-    """Run the model; when it fails for a whole batch, run it for each call alone, so that only the guilty fail.
-
-    Returns:
-        One outcome for each call, in order; never raises.
-    """
-    try:
-        outcomes = execute(batch)
-        if len(outcomes) == len(batch):
-            return outcomes
-        failure: Exception = ModelFailed(
-            f"the runtime gave {len(outcomes)} results for {len(batch)} calls"
-        )
-    except Exception as err:
-        failure = err
-    except (SystemExit, KeyboardInterrupt) as err:
-        failure = ModelFailed(f"the model raised {type(err).__name__}")
-    if len(batch) == 1:
-        return [failure]
-    return [execute_isolated(execute, [item])[0] for item in batch]

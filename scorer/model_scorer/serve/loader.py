@@ -56,6 +56,8 @@ def run_loader(
         import model_scorer.serve.worker  # noqa: F401
 
         threads = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
+        if native := count_native_threads():
+            threads.append(f"{native} of native code")
         gc.collect()
         gc.freeze()  # the workers' collections would touch, and so copy, every page of the model
         send(
@@ -72,6 +74,25 @@ def run_loader(
         os._exit(1)
     _serve_spawns(channel, runtime, run_worker)
     os._exit(0)
+
+
+def count_native_threads() -> int:
+    """Threads of this process that are not Python's and would be missed in a fork.
+
+    GNU's OpenMP keeps those of a parallel region for the thread that began it, and waits for them for ever in a fork of
+    that thread. OpenBLAS ends its own at every fork and starts them anew: a fork for nothing tells the two apart.
+    """
+    if _count_tasks() <= threading.active_count():
+        return 0
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    return max(0, _count_tasks() - threading.active_count())
+
+
+def _count_tasks() -> int:
+    return len(os.listdir("/proc/self/task"))
 
 
 def load_model(settings: Settings, *, in_worker: bool = False) -> Runtime | None:

@@ -14,10 +14,18 @@ from typing import Any
 from tornado.web import Application, RequestHandler
 
 from model_scorer import __version__
-from model_scorer.dialects.openapi import build_openapi, build_swagger
+from model_scorer.dialects.openapi import build_openapi
 from model_scorer.dialects.protocol import Answer, Target
-from model_scorer.errors import MethodNotAllowed, NotSupported, RequestError, RouteNotFound
+from model_scorer.dialects.swagger import build_swagger
+from model_scorer.errors import (
+    BadRequest,
+    MethodNotAllowed,
+    NotSupported,
+    RequestError,
+    RouteNotFound,
+)
 from model_scorer.json_text import decode_json, encode_json
+from model_scorer.runtimes.protocol import TensorSpec
 from model_scorer.serve.routes import dialect_of_path
 
 log = logging.getLogger(__name__)
@@ -86,6 +94,9 @@ def _error_of_status(status: int) -> RequestError:
         return MethodNotAllowed("Method not allowed")
     if status == 404:
         return RouteNotFound("not found")
+    if 400 <= status < 500:
+        # Tornado's own: a form without its boundary, a query that is no UTF-8.
+        return BadRequest("malformed request")
     return RequestError("internal error")
 
 
@@ -114,6 +125,7 @@ def build_pages(
     target: Target,
     extra: Mapping[str, Answer] | None = None,
     swagger_files: Mapping[str, bytes] | None = None,
+    sample: Any = None,
 ) -> Application:
     """The application for everything that is not a scoring route.
 
@@ -121,11 +133,15 @@ def build_pages(
         target: the model.
         extra: finished answers to GET by exact path: the try-it page.
         swagger_files: from `read_swagger_files`.
+        sample: `spec.test.request`, or None.
     """
-    openapi = encode_json(build_openapi(target))
+    openapi = encode_json(build_openapi(target, sample))
     swagger = {
-        version: encode_json(build_swagger(target, version)) for version in ("2", "3", "3.1")
+        version: encode_json(build_swagger(target, version, sample))
+        for version in ("2", "3", "3.1")
     } | dict(swagger_files or {})
+    # Azure ML's server knows two of its versions by a second name each.
+    swagger |= {"2.0": swagger["2"], "3.0": swagger["3"]}
 
     def page(make: Make, *methods: str) -> dict[str, Any]:
         return {"target": target, "make": make, "methods": methods or ("GET",)}
@@ -140,7 +156,7 @@ def build_pages(
             raise RouteNotFound(
                 f"Swagger version [{version}] is not valid. Supported versions: [2, 3, 3.1]."
             )
-        return Answer(200, swagger[version])
+        return Answer(200, swagger[version], headers=(("x-ms-run-function-failed", "False"),))
 
     def v1_model(t: Target, handler: RequestHandler) -> Answer:
         known(handler.path_args[0])
@@ -174,7 +190,7 @@ def build_pages(
         raise RouteNotFound(f"there is nothing at {handler.request.path[:200]}; see /openapi.json")
 
     routes: list[tuple[str, dict[str, Any]]] = [
-        ("/", page(lambda t, h: Answer(200, b"Healthy", "text/html; charset=utf-8"))),
+        ("/", page(lambda t, h: health(h.request.headers))),
         ("/version", page(lambda t, h: _json(version_info(t)))),
         ("/openapi.json", page(lambda t, h: Answer(200, openapi))),
         ("/swagger.json", page(swagger_page)),
@@ -212,6 +228,21 @@ def _json(value: Any) -> Answer:
     return Answer(200, encode_json(value))
 
 
+def health(headers: Mapping[str, str]) -> Answer:
+    """`GET /`: `Healthy` for Azure ML's clients and all others, KServe's `{"status": "alive"}` for its own.
+
+    The two protocols say different things on one path. KServe's InferenceRESTClient parses the body as JSON and is known by
+    its HTTP library alone; whoever accepts JSON by name is answered in the same way. The JSON has both words.
+    """
+    wants_json = "application/json" in headers.get("Accept", "")
+    is_kserve = headers.get("User-Agent", "").startswith("python-httpx/")
+    vary = (("Vary", "Accept, User-Agent"),)
+    if wants_json or is_kserve:
+        body = encode_json({"status": "alive", "message": "Healthy"})
+        return Answer(200, body, headers=vary)
+    return Answer(200, b"Healthy", "text/html; charset=utf-8", vary)
+
+
 def version_info(target: Target) -> dict[str, str]:
     """`GET /version`."""
     return {
@@ -234,16 +265,23 @@ def server_metadata() -> dict[str, Any]:
 
 def model_metadata(target: Target) -> dict[str, Any]:
     """`GET /v2/models/{name}`."""
+    signature = target.signature
 
-    def describe(specs: Any) -> list[dict[str, Any]]:
-        return [{"name": s.name, "datatype": s.datatype, "shape": list(s.shape)} for s in specs]
+    def describe(spec: TensorSpec) -> dict[str, Any]:
+        return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
+
+    def describe_output(spec: TensorSpec) -> dict[str, Any]:
+        # One number for each class: only its reader can use their names.
+        has_each = bool(signature.classes) and spec.shape[1:] == (len(signature.classes),)
+        named = {"parameters": {"classes": list(signature.classes)}} if has_each else {}
+        return describe(spec) | named
 
     return {
         "name": target.name,
         "versions": [target.version],
         "platform": target.info.platform,
-        "inputs": describe(target.signature.inputs),
-        "outputs": describe(target.signature.outputs),
+        "inputs": [describe(spec) for spec in signature.inputs],
+        "outputs": [describe_output(spec) for spec in signature.outputs],
     }
 
 

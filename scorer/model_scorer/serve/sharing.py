@@ -83,8 +83,8 @@ def render_request(request: HttpRequest) -> bytes:
     target = f"{request.path}?{request.query}" if request.query else request.path
     lines = [f"{request.method} {target} HTTP/1.1\r\n".encode("latin-1")]
     lines += [b"%b: %b\r\n" % item for item in request.headers.items() if item[0] not in _DROPPED]
-    lines.append(b"content-length: %d\r\n\r\n" % len(request.body))
-    return b"".join((*lines, request.body))
+    lines.append(b"content-length: %d\r\n\r\n" % len(request.buffer))
+    return b"".join((*lines, request.buffer))
 
 
 def read_passed(descriptor: int) -> bytes:

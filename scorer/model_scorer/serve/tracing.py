@@ -80,7 +80,7 @@ class Tracer:
             attributes={
                 "http.request.method": request.method,
                 "url.path": request.path,
-                "http.request.body.size": len(request.body),
+                "http.request.body.size": len(request.buffer),
                 "mlscoring.model": self._model,
                 "mlscoring.dialect": dialect,
             },

@@ -234,7 +234,10 @@ class Worker:
             target=target,
             batcher=self._batcher,
             pages=build_pages(
-                target, _try_it_page(target, settings), read_swagger_files(settings.model_dir)
+                target,
+                _try_it_page(target, settings),
+                read_swagger_files(settings.model_dir),
+                settings.sample.request if settings.sample else None,
             ),
             options=AppOptions(
                 timeout_seconds=settings.timeout_seconds,

@@ -116,7 +116,9 @@ function showAnswer({ count, file, picture }, { answer, text, roundTrip }) {
 	// A few words for those who hear the page.
 	const first = article.querySelector("tbody tr, li, .bad");
 	const cells = [...(first?.cells ?? [first])].map((cell) => cell?.textContent);
-	return [file, groups[0]?.title, cells.join(" ") || "the answer is below"].filter(Boolean).join(": ");
+	const title = groups[0]?.title ?? "";
+	const words = cells.slice(title.endsWith(`: ${cells[0]}`) ? 1 : 0).join(" ");
+	return [file, title, words || "the answer is below"].filter(Boolean).join(": ");
 }
 
 async function send(calls) {

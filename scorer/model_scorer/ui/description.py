@@ -39,7 +39,6 @@ def describe_model(
     signature = target.signature
     row = example_row(signature)
     body = sample if sample is not None else {"data": [] if row is None else [row]}
-    labels = target.config.get("labels")
     described: dict[str, Any] = {
         "model": target.name,
         "version": target.version,
@@ -47,7 +46,7 @@ def describe_model(
         "frameworkVersion": target.info.version,
         "needsKey": needs_key,
         "maxBodyBytes": max_body_bytes,
-        "labels": [str(label) for label in labels] if isinstance(labels, list) else [],
+        "labels": _class_names(target),
         "body": body,
         "path": "score",
     }
@@ -60,6 +59,14 @@ def describe_model(
     if rows is not None:
         return {**described, "kind": "rows", "rows": rows}
     return {**described, "kind": "json"}
+
+
+def _class_names(target: Target) -> list[str]:
+    """What the scores stand for: `labels` of model.yaml, or else the classes that the model itself knows."""
+    labels = target.config.get("labels")
+    if isinstance(labels, list):
+        return [str(label) for label in labels]
+    return [name if isinstance(name, str) else f"class {name}" for name in target.signature.classes]
 
 
 def _text_form(target: Target, sample: Any) -> dict[str, str] | None:

@@ -149,6 +149,7 @@ _CLASSES = _entries(
         "scipy.sparse._lil": "lil_array lil_matrix",
         "scipy.sparse.csc": "csc_matrix",
         "scipy.sparse.csr": "csr_matrix",
+        "xgboost.callback": "EarlyStopping",
         "xgboost.core": "Booster",
         "xgboost.sklearn": "XGBClassifier XGBModel XGBRFClassifier XGBRFRegressor XGBRanker XGBRegressor",
     },

@@ -9,7 +9,7 @@ import math
 import re
 from typing import Any
 
-from model_scorer.verify.machine import MalformedError
+from model_scorer.verify.reader import MalformedError
 from model_scorer.verify.values import Built, Dict, Import
 
 DTYPE = Import("numpy", "dtype")

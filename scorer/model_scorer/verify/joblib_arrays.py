@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from model_scorer.verify.dtypes import check_dtype
-from model_scorer.verify.machine import Judge, MalformedError, PickleMachine
+from model_scorer.verify.machine import Judge, PickleMachine
+from model_scorer.verify.reader import MalformedError
 from model_scorer.verify.values import ARRAY, Built, Dict, Import
 
 _WRAPPER = Import("joblib.numpy_pickle", "NumpyArrayWrapper")

@@ -6,22 +6,24 @@ differently, and what no pickler writes, is refused rather than guessed at. The 
 `pickletools` and PEP 3154 (frames), PEP 574 (protocol 5).
 """
 
-import codecs
-import re
 import struct
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from model_scorer.verify.reader import (
+    ByteStream,
+    MalformedError,
+    PickleReader,
+    TruncatedError,
+    decode_ascii,
+)
 from model_scorer.verify.values import (
     BYTEARRAY,
-    BYTES,
     FLOAT,
     FROZENSET,
     LIST,
-    NUMBER,
     SET,
-    STRING,
     TUPLE,
     Built,
     Dict,
@@ -29,29 +31,7 @@ from model_scorer.verify.values import (
     Opaque,
 )
 
-# Longest string that is kept: longer ones are no module, dtype or version.
-_KEPT_CHARACTERS = 256
 _KEPT_ITEMS = 256
-_MAX_LINE_BYTES = 1 << 16
-_DECIMAL = re.compile(rb"-?[0-9]{1,4000}")
-_INDEX = re.compile(rb"[0-9]{1,9}")
-_FLOAT_TEXT = re.compile(rb"[-+0-9.eEinfatyINFATY]{1,64}")
-
-
-class MalformedError(Exception):
-    """The bytes are not what a pickler writes."""
-
-
-class TruncatedError(MalformedError):
-    """The bytes end in the middle of a pickle."""
-
-
-class ByteStream(Protocol):
-    """A binary file: `read(n)` returns n bytes unless the end is near, `readline(n)` one line."""
-
-    def read(self, size: int, /) -> bytes: ...  # noqa: D102
-    def readline(self, size: int, /) -> bytes: ...  # noqa: D102
-    def tell(self) -> int: ...  # noqa: D102
 
 
 class Judge(Protocol):
@@ -76,19 +56,7 @@ class Judge(Protocol):
         """Import something by a number that only the loading process knows."""
 
 
-def _decode_utf8(data: bytes) -> str:
-    return data.decode("utf-8", "surrogatepass")
-
-
-def _decode_ascii(data: bytes) -> str:
-    return data.decode("ascii")
-
-
-def _decode_raw_unicode(data: bytes) -> str:
-    return data.decode("raw-unicode-escape")
-
-
-class PickleMachine:
+class PickleMachine(PickleReader):
     """Follows one pickle from its first opcode to STOP.
 
     Args:
@@ -104,47 +72,14 @@ class PickleMachine:
         judge: Judge,
         on_built: Callable[[Built, "PickleMachine"], Any] | None = None,
     ) -> None:
-        self.stream = stream
+        super().__init__(stream)
         self.judge = judge
         self._on_built = on_built
-        self._read = stream.read
         self._stack: list[Any] = []
         self._marks: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
         self._proto = 0
-        self._frame_end = 0
         self._stopped = False
-
-    # Reading. Frames are followed because joblib's arrays lie behind them.
-
-    @property
-    def position(self) -> int:
-        """Bytes from the beginning of the stream."""
-        return self.stream.tell()
-
-    def take(self, size: int) -> bytes:
-        """Read exactly `size` bytes."""
-        data = self._read(size)
-        if len(data) != size:
-            raise TruncatedError(f"ends after byte {self.position}, in the middle of a value")
-        return data
-
-    def skip(self, size: int) -> None:
-        """Pass over `size` bytes at fixed memory."""
-        while size > 0:
-            size -= len(self.take(min(size, 1 << 20)))
-
-    def _take_line(self) -> bytes:
-        line = self.stream.readline(_MAX_LINE_BYTES + 1)
-        if not line.endswith(b"\n"):
-            if len(line) > _MAX_LINE_BYTES:
-                raise MalformedError("has a line longer than 64 KiB")
-            raise TruncatedError("ends in the middle of a line")
-        return line[:-1]
-
-    def at_frame_end(self) -> bool:
-        """Whether no frame is open: the unpickler reads on directly behind the last opcode."""
-        return self.position >= self._frame_end
 
     # Running.
 
@@ -196,51 +131,11 @@ class PickleMachine:
 
     # Values.
 
-    def _text(self, data: bytes, decode: Callable[[bytes], str]) -> None:
-        if len(data) > _KEPT_CHARACTERS * 4:
-            self._stack.append(STRING)
-            return
-        try:
-            text = decode(data)
-        except (UnicodeDecodeError, ValueError):
-            raise MalformedError(
-                f"has a string that cannot be decoded at byte {self.position}"
-            ) from None
-        self._stack.append(text if len(text) <= _KEPT_CHARACTERS else STRING)
-
-    def _short_text(self) -> None:
-        # The commonest opcode of large dicts: written out, not composed.
-        size = self._read(1)
-        data = self._read(size[0]) if size else b""
-        if not size or len(data) != size[0]:
-            raise TruncatedError(f"ends after byte {self.position}, in the middle of a string")
-        try:
-            self._stack.append(data.decode())
-        except UnicodeDecodeError:
-            self._text(data, _decode_utf8)
-
-    def _sized_text(self, size: int, decode: Callable[[bytes], str] = _decode_utf8) -> None:
-        if size > _KEPT_CHARACTERS * 4:
-            self.skip(size)
-            self._stack.append(STRING)
-        else:
-            self._text(self.take(size), decode)
-
-    def _sized_bytes(self, size: int, value: Opaque = BYTES) -> None:
-        self.skip(size)
-        self._stack.append(value)
-
     def _proto_op(self) -> None:
         proto = self.take(1)[0]
         if proto > 5:
             raise MalformedError(f"has protocol {proto}, and 5 is the highest")
         self._proto = proto
-
-    def _frame(self) -> None:
-        if not self.at_frame_end():
-            raise MalformedError(f"opens a frame inside a frame at byte {self.position}")
-        size = int.from_bytes(self.take(8), "little")
-        self._frame_end = self.position + size
 
     def _stop(self) -> None:
         self._stopped = True
@@ -261,51 +156,9 @@ class PickleMachine:
     def _dup(self) -> None:
         self._stack.append(self._top())
 
-    def _int(self) -> None:
-        line = self._take_line()
-        if line in (b"00", b"01"):
-            self._stack.append(line == b"01")
-        elif _DECIMAL.fullmatch(line):
-            self._stack.append(int(line) if len(line) < 20 else NUMBER)
-        else:
-            raise MalformedError(f"has a number {line[:40]!r} at byte {self.position}")
-
-    def _long(self) -> None:
-        line = self._take_line().removesuffix(b"L")
-        if not _DECIMAL.fullmatch(line):
-            raise MalformedError(f"has a number {line[:40]!r} at byte {self.position}")
-        self._stack.append(int(line) if len(line) < 20 else NUMBER)
-
-    def _long_sized(self, size: int) -> None:
-        if size < 0:
-            raise MalformedError("has a number of negative length")
-        if size > 16:
-            self._sized_bytes(size, NUMBER)
-        else:
-            self._stack.append(int.from_bytes(self.take(size), "little", signed=True))
-
     def _float(self) -> None:
-        if not _FLOAT_TEXT.fullmatch(self._take_line()):
-            raise MalformedError(f"has a number that is none at byte {self.position}")
+        self.skip_float_line()
         self._stack.append(FLOAT)
-
-    def _string(self) -> None:
-        line = self._take_line()
-        if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
-            raise MalformedError(f"has a string without quotes at byte {self.position}")
-        self._text(line[1:-1], lambda data: codecs.escape_decode(data)[0].decode("ascii"))
-
-    def _unicode_line(self) -> None:
-        # Protocol 0 writes whole texts, and the bytes of arrays, as one line.
-        line = self.stream.readline(_MAX_LINE_BYTES)
-        if line.endswith(b"\n"):
-            self._text(line[:-1], _decode_raw_unicode)
-            return
-        while not line.endswith(b"\n"):
-            if not line:
-                raise TruncatedError("ends in the middle of a line")
-            line = self.stream.readline(_MAX_LINE_BYTES)
-        self._stack.append(STRING)
 
     # Containers.
 
@@ -387,7 +240,7 @@ class PickleMachine:
         self._memo[index] = self._stack[-1]
 
     def _put_text(self) -> None:
-        self._put(self._take_index())
+        self._put(self.take_index())
 
     def _memoize(self) -> None:
         memo = self._memo
@@ -402,13 +255,7 @@ class PickleMachine:
             ) from None
 
     def _get_text(self) -> None:
-        self._get(self._take_index())
-
-    def _take_index(self) -> int:
-        line = self._take_line()
-        if not _INDEX.fullmatch(line):
-            raise MalformedError(f"has a memo index {line[:40]!r} at byte {self.position}")
-        return int(line)
+        self._get(self.take_index())
 
     # Imports and calls.
 
@@ -425,14 +272,8 @@ class PickleMachine:
         self.judge.see_import(target)
         return target
 
-    def _take_name(self) -> str:
-        try:
-            return self._take_line().decode()
-        except UnicodeDecodeError:
-            raise MalformedError(f"has a name that is not UTF-8 at byte {self.position}") from None
-
     def _global(self) -> None:
-        module, name = self._take_name(), self._take_name()
+        module, name = self.take_name(), self.take_name()
         self._stack.append(self._import(module, name))
 
     def _stack_global(self) -> None:
@@ -464,7 +305,7 @@ class PickleMachine:
         self._call(self._pop(), arguments, new=True)
 
     def _inst(self) -> None:
-        module, name = self._take_name(), self._take_name()
+        module, name = self.take_name(), self.take_name()
         arguments = tuple(self._pop_mark())
         self._call(self._import(module, name), arguments, new=False)
 
@@ -494,7 +335,7 @@ class PickleMachine:
         raise MalformedError("uses an extension code")
 
     def _persistent_text(self) -> None:
-        self._stack.append(self._persistent(self._take_line()))
+        self._stack.append(self._persistent(self.take_identifier()))
 
     def _persistent_binary(self) -> None:
         self._stack.append(self._persistent(self._pop()))
@@ -547,7 +388,7 @@ def _signed4(m: PickleMachine) -> int:
 
 _BY_CODE: dict[bytes, Callable[[PickleMachine], None]] = {
     b"\x80": PickleMachine._proto_op,
-    b"\x95": PickleMachine._frame,
+    b"\x95": PickleMachine.open_frame,
     b".": PickleMachine._stop,
     b"(": PickleMachine._mark,
     b"0": PickleMachine._pop_op,
@@ -556,26 +397,26 @@ _BY_CODE: dict[bytes, Callable[[PickleMachine], None]] = {
     b"N": _push(None),
     b"\x88": _push(True),
     b"\x89": _push(False),
-    b"I": PickleMachine._int,
+    b"I": lambda m: m._stack.append(m.take_int_line()),
     b"J": lambda m: m._stack.append(_I4(m.take(4))[0]),
     b"K": lambda m: m._stack.append(m.take(1)[0]),
     b"M": lambda m: m._stack.append(_U2(m.take(2))[0]),
-    b"L": PickleMachine._long,
-    b"\x8a": lambda m: m._long_sized(m.take(1)[0]),
-    b"\x8b": lambda m: m._long_sized(_I4(m.take(4))[0]),
+    b"L": lambda m: m._stack.append(m.take_long_line()),
+    b"\x8a": lambda m: m._stack.append(m.take_long(m.take(1)[0])),
+    b"\x8b": lambda m: m._stack.append(m.take_long(_I4(m.take(4))[0])),
     b"F": PickleMachine._float,
     b"G": _skip_and_push(8, FLOAT),
-    b"S": PickleMachine._string,
-    b"T": lambda m: m._sized_text(_signed4(m), _decode_ascii),
-    b"U": lambda m: m._text(m.take(m.take(1)[0]), _decode_ascii),
-    b"V": PickleMachine._unicode_line,
-    b"\x8c": PickleMachine._short_text,
-    b"X": lambda m: m._sized_text(_U4(m.take(4))[0]),
-    b"\x8d": lambda m: m._sized_text(_U8(m.take(8))[0]),
-    b"C": lambda m: m._sized_bytes(m.take(1)[0]),
-    b"B": lambda m: m._sized_bytes(_U4(m.take(4))[0]),
-    b"\x8e": lambda m: m._sized_bytes(_U8(m.take(8))[0]),
-    b"\x96": lambda m: m._sized_bytes(_U8(m.take(8))[0], BYTEARRAY),
+    b"S": lambda m: m._stack.append(m.take_quoted_text()),
+    b"T": lambda m: m._stack.append(m.take_text(_signed4(m), decode_ascii)),
+    b"U": lambda m: m._stack.append(m.take_text(m.take(1)[0], decode_ascii)),
+    b"V": lambda m: m._stack.append(m.take_text_line()),
+    b"\x8c": lambda m: m._stack.append(m.take_short_text()),
+    b"X": lambda m: m._stack.append(m.take_text(_U4(m.take(4))[0])),
+    b"\x8d": lambda m: m._stack.append(m.take_text(_U8(m.take(8))[0])),
+    b"C": lambda m: m._stack.append(m.take_bytes(m.take(1)[0])),
+    b"B": lambda m: m._stack.append(m.take_bytes(_U4(m.take(4))[0])),
+    b"\x8e": lambda m: m._stack.append(m.take_bytes(_U8(m.take(8))[0])),
+    b"\x96": lambda m: m._stack.append(m.take_bytes(_U8(m.take(8))[0], BYTEARRAY)),
     b")": _push(()),
     b"t": lambda m: m._tuple_of(m._pop_mark()),
     b"\x85": lambda m: m._tuple_n(1),

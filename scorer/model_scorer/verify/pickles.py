@@ -14,7 +14,8 @@ from typing import IO, Any, BinaryIO, cast
 from model_scorer.errors import LoadFailed, MissingDependency, UnsafePickle
 from model_scorer.verify.gate import AllowListGate
 from model_scorer.verify.joblib_arrays import JoblibArrays
-from model_scorer.verify.machine import MalformedError, PickleMachine, TruncatedError
+from model_scorer.verify.machine import PickleMachine
+from model_scorer.verify.reader import MalformedError, TruncatedError
 
 _BUFFER_BYTES = 1 << 18
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")

@@ -1,7 +1,9 @@
-"""OpenSSF model signatures: a folder is what the owner of a key signed, whole and unchanged, or it is not used.
+"""OpenSSF model signatures: a model is what the owner of a key signed, whole and unchanged, or it is not used.
 
-The signature is a Sigstore bundle, `model.sig` in the model folder, made with
-`model_signing sign key --private_key key.pem --signature MODEL/model.sig MODEL` (https://github.com/sigstore/model-transparency).
+The signature is a Sigstore bundle (https://github.com/sigstore/model-transparency). Of a folder it is `model.sig` in the
+folder, made with `model_signing sign key --private_key key.pem --signature MODEL/model.sig MODEL`; of a single file it
+lies beside the file under the file's name and `.sig`, made with
+`model_signing sign key --private_key key.pem --signature FILE.sig FILE`.
 """
 
 from __future__ import annotations
@@ -20,12 +22,13 @@ from model_scorer.errors import InvalidSpec, MissingDependency, SignatureInvalid
 log = logging.getLogger(__name__)
 
 SIGNATURE_NAME = "model.sig"
+SIGNATURE_SUFFIX = ".sig"
 _MAX_SIGNATURE_BYTES = 32 << 20
 _MAX_KEY_BYTES = 64 << 10
-_WAY_OUT = (
-    "Sign the folder again with the key's private half (model_signing sign key --private_key key.pem --signature "
-    f"MODEL/{SIGNATURE_NAME} MODEL) and upload all of it; if the model was not changed on purpose, find out who did."
+_SIGN_FOLDER = (
+    f"model_signing sign key --private_key key.pem --signature MODEL/{SIGNATURE_NAME} MODEL"
 )
+_SIGN_FILE = f"model_signing sign key --private_key key.pem --signature FILE{SIGNATURE_SUFFIX} FILE"
 
 
 def verify_signature(folder: Path, public_key: Path, *, display: str) -> None:
@@ -41,6 +44,63 @@ def verify_signature(folder: Path, public_key: Path, *, display: str) -> None:
         InvalidSpec: the key cannot be read.
         MissingDependency: the library that verifies is not installed.
     """
+    verifier = _build_verifier(public_key)
+    signature = folder / SIGNATURE_NAME
+    if not signature.is_file():
+        raise SignatureInvalid(
+            f"{display} has no signature: there is no {SIGNATURE_NAME} in it.",
+            hint=f"Publish a folder or an archive that was signed: {_SIGN_FOLDER}",
+        )
+    # It may have been made beside the folder, and is not a part of what it signs.
+    aside = folder.with_name(f".{folder.name}.{SIGNATURE_NAME}")
+    signature.rename(aside)
+    try:
+        signed = _verify(verifier, folder, aside, display, _SIGN_FOLDER)
+    finally:
+        aside.rename(signature)
+    # The signer may leave out what it likes, git's files by default; what is left out is not to be used here.
+    if unsigned := _files_of(folder) - signed - {SIGNATURE_NAME}:
+        raise SignatureInvalid(
+            f"{display} holds files that its signature leaves out: {', '.join(sorted(unsigned)[:5])}.",
+            "Remove them, or sign the folder with them (model_signing sign key … --no-ignore-git-paths).",
+        )
+    log.info("the signature holds", extra={"uri": display})
+
+
+def verify_file_signature(file: Path, signature: Path, public_key: Path, *, display: str) -> None:
+    """Compare a single file with the signature that lies beside it.
+
+    Args:
+        file: the model.
+        signature: what was fetched from the model's URI and `.sig`.
+        public_key: PEM of an elliptic curve key (P-256, P-384 or P-521).
+        display: the model's URI for messages.
+
+    Raises:
+        SignatureInvalid: another key's signature, or another file's.
+        InvalidSpec: the key cannot be read.
+        MissingDependency: the library that verifies is not installed.
+    """
+    signed = _verify(_build_verifier(public_key), file, signature, display, _SIGN_FILE)
+    # "." is how a signature says that it is about the file itself, whatever it is called.
+    if signed != {"."}:
+        raise SignatureInvalid(
+            f"The signature of {display} is one of a folder; nothing was loaded.",
+            f"Sign the file: {_SIGN_FILE}",
+        )
+    log.info("the signature holds", extra={"uri": display})
+
+
+def no_file_signature(display: str) -> SignatureInvalid:
+    """Return the error for a single file that has no signature beside it."""
+    name = display.rpartition("/")[2] + SIGNATURE_SUFFIX
+    return SignatureInvalid(
+        f"{display} has no signature: there is no {name} beside it.",
+        hint=f"Sign the file, and upload the signature beside it: {_SIGN_FILE}",
+    )
+
+
+def _build_verifier(public_key: Path) -> Any:
     try:
         from model_signing import verifying
     except ImportError as err:
@@ -60,47 +120,31 @@ def verify_signature(folder: Path, public_key: Path, *, display: str) -> None:
             f"The public key {public_key} cannot be used: {what}.",
             hint="Give the PEM of an elliptic curve key: openssl ec -in key.pem -pubout.",
         ) from err
-    signature = folder / SIGNATURE_NAME
-    if not signature.is_file():
-        raise SignatureInvalid(
-            f"{display} has no signature: there is no {SIGNATURE_NAME} in it.",
-            hint=f"Publish a folder or an archive that was signed: model_signing sign key --private_key key.pem "
-            f"--signature MODEL/{SIGNATURE_NAME} MODEL",
-        )
+    return verifier
+
+
+def _verify(verifier: Any, model: Path, signature: Path, display: str, command: str) -> set[str]:
+    """Compare a file or folder with its signature; return the paths that are signed, `.` for a file."""
+    way_out = (
+        f"Sign the model again with the key's private half ({command}) and upload all of it; if the model was not "
+        "changed on purpose, find out who did."
+    )
     if signature.stat().st_size > _MAX_SIGNATURE_BYTES:
         raise SignatureInvalid(
-            f"{SIGNATURE_NAME} of {display} is larger than {_MAX_SIGNATURE_BYTES >> 20} MiB.",
-            _WAY_OUT,
+            f"The signature of {display} is larger than {_MAX_SIGNATURE_BYTES >> 20} MiB.", way_out
         )
     try:
-        unsigned = _files_of(folder) - _verify_aside(verifier, folder) - {SIGNATURE_NAME}
+        # The library prints what it has to say about old signatures.
+        with contextlib.redirect_stdout(io.StringIO()):
+            verifier.verify(model, signature)
+        return _signed_files(signature)
     # Whatever the library trips over, the files are not what was signed.
     except Exception as err:
         text = " ".join(str(err).split())[:500] or "the signature is another key's"
         raise SignatureInvalid(
             f"The signature of {display} does not hold ({type(err).__name__}: {text}); nothing was loaded.",
-            _WAY_OUT,
+            way_out,
         ) from err
-    # The signer may leave out what it likes, git's files by default; what is left out is not to be used here.
-    if unsigned:
-        raise SignatureInvalid(
-            f"{display} holds files that its signature leaves out: {', '.join(sorted(unsigned)[:5])}.",
-            "Remove them, or sign the folder with them (model_signing sign key … --no-ignore-git-paths).",
-        )
-    log.info("the signature holds", extra={"uri": display})
-
-
-def _verify_aside(verifier: Any, folder: Path) -> set[str]:
-    """Verify with the signature beside the folder, as it may have been made there; return the signed files."""
-    aside = folder.with_name(f".{folder.name}.{SIGNATURE_NAME}")
-    (folder / SIGNATURE_NAME).rename(aside)
-    try:
-        # The library prints what it has to say about old signatures.
-        with contextlib.redirect_stdout(io.StringIO()):
-            verifier.verify(folder, aside)
-        return _signed_files(aside)
-    finally:
-        aside.rename(folder / SIGNATURE_NAME)
 
 
 def _files_of(folder: Path) -> set[str]:

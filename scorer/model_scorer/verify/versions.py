@@ -24,8 +24,9 @@ from typing import Any
 
 from model_scorer.errors import LoadFailed, ScorerError, VersionMismatch
 from model_scorer.verify.joblib_arrays import JoblibArrays
-from model_scorer.verify.machine import MalformedError, PickleMachine
+from model_scorer.verify.machine import PickleMachine
 from model_scorer.verify.pickles import open_pickle_stream
+from model_scorer.verify.reader import MalformedError
 from model_scorer.verify.values import Built, Import
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""Clients from PyPI, unchanged, against the scorer: tritonclient and MLflow's scoring client."""
+"""Clients from PyPI, unchanged, against the scorer: tritonclient and MLflow's scoring client; what Azure ML's expect."""
 
 from __future__ import annotations
 
@@ -111,6 +111,28 @@ def test_triton_client_sends_half_precision_in_binary(triton_client):
     ]
 
 
+@pytest.mark.parametrize("binary", [True, False])
+def test_triton_client_sends_and_gets_texts(start_scorer, tmp_path, binary):
+    import joblib
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    texts, classes = ["so good", "good ünï", "so bad", "bad"], ["yes", "yes", "nö", "nö"]
+    fitted = make_pipeline(CountVectorizer(), LogisticRegression()).fit(texts, classes)
+    joblib.dump(fitted, tmp_path / "model.joblib")
+    scorer = start_scorer(tmp_path, "sklearn", model_name="mood", workers=1, auth_mode="None")
+    given = triton.InferInput("X", [2], "BYTES")
+    given.set_data_from_numpy(np.array(["bad", "good ünï"], object), binary_data=binary)
+    outputs = [triton.InferRequestedOutput("predict", binary_data=binary)]
+    client = triton.InferenceServerClient(f"127.0.0.1:{scorer.port}")
+    try:
+        answer = client.infer("mood", [given], outputs=outputs).as_numpy("predict")
+    finally:
+        client.close()
+    assert [t.decode() if isinstance(t, bytes) else t for t in answer.tolist()] == ["nö", "yes"]
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
 def test_triton_client_is_told_that_bodies_must_come_plain(triton_client, encoding):
     with pytest.raises(InferenceServerException, match="not supported"):
@@ -220,17 +242,99 @@ def test_kserve_client_sends_and_gets_binary_tensors(iris):
     assert np.frombuffer(reply.body[length:], "<i8").tolist() == [0, 2]
 
 
-def test_azure_ml_clients_get_the_inference_servers_headers(iris):
-    reply = iris.post("/score", {"data": ROWS.tolist()}, headers={"x-ms-request-id": "mine"})
+def test_kserve_client_finds_its_own_word_at_the_root(iris):
+    reply = iris.get("/", headers=KSERVE_HEADERS, key=None)
+    assert reply.json["status"] == "alive"
+    assert iris.get("/", headers={"accept": "application/json"}, key=None).json == reply.json
+    assert iris.get("/", headers={"accept": "*/*"}, key=None).body == b"Healthy"
+
+
+def test_triton_client_reads_the_names_of_the_classes(triton_client):
+    outputs = triton_client.get_model_metadata("iris", headers=headers())["outputs"]
+    assert outputs[0] == {"name": "predict", "datatype": "INT64", "shape": [-1]}
+    assert outputs[1]["parameters"] == {"classes": [0, 1, 2]}
+
+
+# What azureml-inference-server-http 1.5 answers; test_azureml_server.py asks that server itself.
+@pytest.mark.parametrize(
+    ("sent", "answered"),
+    [
+        (
+            {"x-ms-request-id": "mine"},
+            {"x-ms-request-id": "mine", "x-ms-client-request-id": "mine"},
+        ),
+        (
+            {"x-ms-client-request-id": "mine"},
+            {"x-ms-request-id": "mine", "x-ms-client-request-id": "mine"},
+        ),
+        (
+            {"x-request-id": "a", "x-ms-request-id": "b", "x-ms-client-request-id": "c"},
+            {"x-request-id": "a", "x-ms-request-id": "b", "x-ms-client-request-id": "c"},
+        ),
+        ({"x-request-id": "a"}, {"x-request-id": "a", "x-ms-request-id": "a"}),
+        ({"TraceId": "t"}, {"TraceId": "t"}),
+    ],
+)
+def test_azure_ml_clients_get_their_ids_back(iris, sent, answered):
+    for reply in (
+        iris.post("/score", {"data": ROWS.tolist()}, headers=sent),
+        iris.get("/version", headers=sent),
+    ):
+        assert reply.status == 200
+        told = {name.lower(): value for name, value in reply.headers.items()}
+        assert {name: told.get(name.lower()) for name in answered} == answered
+
+
+@pytest.mark.parametrize("name", ["x-request-id", "x-ms-request-id", "x-ms-client-request-id"])
+def test_azure_ml_clients_may_not_send_endless_ids(iris, name):
+    reply = iris.post("/score", {"data": ROWS.tolist()}, headers={name: "x" * 101})
+    assert (reply.status, list(reply.json)) == (431, ["message"])
+
+
+def test_azure_ml_clients_get_the_inference_servers_headers_and_pages(iris):
+    reply = iris.post("/score", {"data": ROWS.tolist()})
     assert reply.json == [0, 2]
-    assert reply.headers["x-ms-request-id"] == reply.headers["x-ms-client-request-id"] == "mine"
     assert reply.headers["x-ms-run-function-failed"] == "False"
     assert float(reply.headers["x-ms-run-fn-exec-ms"]) >= 0
-    assert iris.get("/", key=None).body == b"Healthy"
+    for version in ("2", "2.0", "3", "3.0", "3.1"):
+        described = iris.get(f"/swagger.json?version={version}")
+        assert (described.status, described.headers["X-Ms-Run-Function-Failed"]) == (200, "False")
+        assert set(described.json["paths"]) == {"/", "/score", "/swagger.json"}
     missing = iris.get("/swagger.json?version=9")
     assert missing.status == 404
     assert missing.json["message"].startswith("Swagger version [9] is not valid")
     refused = iris.request("PUT", "/score", b"{}")
     assert (refused.status, refused.json) == (405, {"message": "Method not allowed"})
-    too_long = iris.post("/score", {"data": [[1]]}, headers={"x-ms-client-request-id": "x" * 101})
-    assert too_long.status in (400, 431)
+    assert iris.request("OPTIONS", "/score").status == 200
+
+
+@pytest.mark.parametrize("kind", ["text/csv", "text/plain", "application/x-www-form-urlencoded"])
+def test_azure_ml_scripts_get_any_text_whatever_its_type(start_scorer, make_script, kind):
+    script = make_script("def run(data):\n    return {'got': data}\n")
+    scorer = start_scorer(script, "python", workers=1, auth_mode="None")
+    reply = scorer.post("/score", "a,b\n1,ü\n".encode(), headers={"Content-Type": kind})
+    assert (reply.status, reply.json) == (200, {"got": "a,b\n1,ü\n"})
+    broken = scorer.post("/score", b"\xff", headers={"Content-Type": kind})
+    assert (broken.status, list(broken.json)) == (400, ["message"])
+    packed = {"Content-Type": kind, "Content-Encoding": "gzip"}
+    assert scorer.post("/score", b"x", headers=packed).status == 415
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        ("/", {"Content-Type": "multipart/form-data"}),
+        ("/version", {"Content-Type": "multipart/form-data; boundary="}),
+        ("/swagger.json?version=%ff", {}),
+    ],
+)
+def test_what_the_web_framework_refuses_is_the_clients_mistake(iris, path, headers):
+    reply = iris.get(path, headers=headers)
+    assert (reply.status, list(reply.json)) == (400, ["message"])
+
+
+def test_every_refusal_is_counted_by_its_reason(iris):
+    before = iris.metric('scorer_errors_total{reason="not_found"}')
+    assert iris.post("/v1/models/other:predict", {"instances": ROWS.tolist()}).status == 404
+    assert iris.get("/nothing").status == 404
+    assert iris.metric('scorer_errors_total{reason="not_found"}') == before + 2

@@ -21,7 +21,12 @@ from model_scorer.fetch.web_session import WebOptions
 from model_scorer.settings import Settings
 
 # Tests against servers that a plain checkout has not: the variable says where the server is, and that they shall run.
-NEEDS = {"test_fetch_from_azure.py": "TEST_AZURITE", "test_fetch_from_s3.py": "TEST_S3"}
+NEEDS = {
+    "test_fetch_from_azure.py": "TEST_AZURITE",
+    "test_fetch_from_gcs.py": "TEST_GCS",
+    "test_fetch_from_mlflow.py": "TEST_MLFLOW",
+    "test_fetch_from_s3.py": "TEST_S3",
+}
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:

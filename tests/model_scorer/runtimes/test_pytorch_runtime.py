@@ -3,6 +3,7 @@
 import inspect
 import io
 import threading
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from model_scorer.runtimes.protocol import (
     RowsInput,
     TensorsInput,
 )
-from model_scorer.runtimes.pytorch_runtime import load
+from model_scorer.runtimes.pytorch_runtime import find_device, load
 from model_scorer.settings import Settings
 
 # torch.jit is deprecated; its files are what users have.
@@ -315,6 +316,33 @@ def test_no_gpu_is_a_reason_and_nothing_falls_back(net: nn.Module, tmp_path: Pat
         load_folder(tmp_path, device="gpu")
 
 
+def test_a_gpu_that_cannot_be_used_is_a_reason_with_its_cause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def say_and_refuse() -> bool:
+        warnings.warn("The NVIDIA driver on your system is too old", UserWarning, stacklevel=1)
+        return False
+
+    settings = Settings(framework="pytorch", device="gpu")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", say_and_refuse)
+    with pytest.raises(NoGPU, match="driver on your system is too old"):
+        find_device(settings)
+
+    # The driver is there, and what runs on it is not: here, since this build of torch has no CUDA at all.
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(NoGPU, match=r"cannot use one: .*CUDA"):
+        find_device(settings)
+
+
+def test_numbers_that_may_not_be_written_to_are_copied(runtime: Any) -> None:
+    body = np.random.default_rng(0).standard_normal((1, 3, 16, 16)).astype(np.float32).tobytes()
+    rows = np.frombuffer(body, np.float32).reshape(1, 3, 16, 16)
+    # A warning of torch's, which would be an error here, is what this would otherwise end in.
+    [outcome] = runtime.execute([runtime.prepare(Call(TensorsInput({"input": rows})))])
+    assert outcome.tensors["scores"].shape == (1, 3)
+
+
 def test_float16_is_refused_on_a_cpu(net: nn.Module, tmp_path: Path) -> None:
     save(net, "safetensors", folder(tmp_path, IMAGE_CONFIG))
     with pytest.raises(InvalidSpec, match="float16"):
@@ -325,3 +353,96 @@ def test_a_network_without_preprocess_takes_no_images(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.script(nn.Linear(4, 2)), folder(tmp_path, {}) / "model.pt")
     with pytest.raises(RequestError, match="no images"):
         load_folder(tmp_path).prepare(Call(BlobsInput([Blob(picture())])))
+
+
+class Deep(nn.Module):
+    """Enough convolutions that oneDNN finds something to fuse."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, padding=1)]
+        for _ in range(3):
+            layers += [nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()]
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(x).mean((2, 3)))
+
+
+def load_slow(
+    path: Path, monkeypatch: pytest.MonkeyPatch, config: Mapping[str, Any], **settings: Any
+) -> tuple[Any, nn.Module]:
+    """A runtime that takes its network for a slow one, and the network."""
+    monkeypatch.setattr("model_scorer.runtimes.pytorch_engine._SLOW_ROW_SECONDS", 0.0)
+    torch.manual_seed(0)
+    deep = Deep().eval()
+    folder(path, config)
+    # TorchScript, as every other kind of file, is compiled anew.
+    torch.jit.save(torch.jit.trace(deep, torch.zeros(2, 3, 16, 16)), path / "model.pt")
+    runtime = load_folder(path, workers=4, **settings)
+    runtime.warm_up()
+    return runtime, deep
+
+
+SLOW_CONFIG = {key: value for key, value in IMAGE_CONFIG.items() if key != "architecture"}
+
+
+def test_a_slow_network_is_compiled_for_single_rows_and_answers_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime, deep = load_slow(tmp_path, monkeypatch, SLOW_CONFIG)
+    assert runtime.info.max_batch_rows == 1
+
+    pixels = [(i * 40, 90, 200 - i * 30) for i in range(6)]
+    wanted = [expected(deep, pixel) for pixel in pixels]
+    together = Call(BlobsInput([Blob(picture(pixel)) for pixel in pixels]))
+    [outcome] = runtime.execute([runtime.prepare(together)])
+    assert np.allclose(outcome.tensors["scores"], wanted, atol=1e-5)
+
+    # Side by side: one gets all cores, the others what is left, none another's scores.
+    answers: dict[int, Any] = {}
+
+    def ask(place: int) -> None:
+        call = Call(BlobsInput([Blob(picture(pixels[place]))]))
+        for _ in range(5):
+            answers[place] = runtime.execute([runtime.prepare(call)])[0].tensors["scores"][0]
+
+    threads = [threading.Thread(target=ask, args=(place,)) for place in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert np.allclose([answers[place] for place in range(6)], wanted, atol=1e-5)
+
+    rows = np.random.default_rng(0).standard_normal((2, 3, 16, 16)).astype(np.float32)
+    [outcome] = runtime.execute([runtime.prepare(Call(TensorsInput({"input": rows})))])
+    with torch.no_grad():
+        assert np.allclose(
+            outcome.tensors["scores"], deep(torch.from_numpy(rows)).softmax(-1).numpy(), atol=1e-5
+        )
+    runtime.close()
+
+
+def test_images_of_any_size_are_not_compiled_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loose = SLOW_CONFIG | {"preprocess": {"resize": None, "crop": None}}
+    runtime, _ = load_slow(tmp_path, monkeypatch, loose)
+    assert runtime.info.max_batch_rows == 4
+    for side in (16, 20, 31):
+        [outcome] = runtime.execute([runtime.prepare(Call(BlobsInput([Blob(picture(side=side))])))])
+        assert outcome.tensors["scores"].shape == (1, 3)
+
+
+def test_a_compiled_network_that_answers_otherwise_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(core: nn.Module, rows: torch.Tensor) -> Any:
+        return lambda batch: core(batch) + 0.5
+
+    monkeypatch.setattr("model_scorer.runtimes.pytorch_engine._trace", spoil)
+    runtime, deep = load_slow(tmp_path, monkeypatch, SLOW_CONFIG)
+    assert runtime.info.max_batch_rows == 4
+    [outcome] = runtime.execute([runtime.prepare(Call(BlobsInput([Blob(picture())])))])
+    assert np.allclose(outcome.tensors["scores"][0], expected(deep, (200, 30, 30)), atol=1e-5)

@@ -221,6 +221,44 @@ def test_values_that_the_estimator_refuses_are_the_clients_mistake(load, value, 
         score(runtime, RowsInput([[5.1, value, 1.4, 0.2]]))
 
 
+@pytest.mark.parametrize("row", [[1.0, None], {"age": 1.0, "height": None}])
+def test_values_that_the_estimator_refuses_are_told_with_their_column(load, row):
+    frame = pd.DataFrame({"age": [1.0, 2.0], "height": [3.0, 4.0]})
+    runtime = load(make_pipeline(StandardScaler(), LinearRegression()).fit(frame, [1.0, 2.0]))
+    with pytest.raises(InvalidInput, match="row 0, column 'height': the model does not take null"):
+        score(runtime, RowsInput([row]))
+
+
+def test_a_table_for_a_model_without_names_is_taken_by_position(load):
+    runtime = load(LogisticRegression(max_iter=500).fit(FEATURES, CLASSES))
+    table = TableInput(["a", "b", "c", "d"], [[5.1, 3.5, 1.4, 0.2]])
+    assert score(runtime, table)["predict"].tolist() == [0]
+    with pytest.raises(InvalidInput, match="column 'b': expected a number"):
+        score(runtime, TableInput(["a", "b", "c", "d"], [[1, "x", 1, 1]]))
+    with pytest.raises(InvalidInput, match="expected 4 features per row, got 2"):
+        score(runtime, TableInput(["a", "b"], [[1, 2]]))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        TableInput(["text"], [["good"], ["bad"]]),
+        RowsInput([{"text": "good"}, {"text": "bad"}]),
+        RowsInput(["good", "bad"]),
+    ],
+    ids=["table", "records", "texts"],
+)
+def test_a_column_of_texts_is_taken_whatever_its_name(load, given):
+    model = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(["good", "bad"], [1, 0])
+    assert score(load(model), given)["predict"].tolist() == [1, 0]
+
+
+def test_two_columns_for_a_model_of_texts_are_refused(load):
+    model = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(["good", "bad"], [1, 0])
+    with pytest.raises(InvalidInput, match="row 0: expected one text"):
+        score(load(model), RowsInput([{"a": "good", "b": "bad"}]))
+
+
 def test_unknown_categories_are_the_clients_mistake(load):
     frame = pd.DataFrame({"city": ["a", "b"]})
     model = make_pipeline(OneHotEncoder(), LinearRegression()).fit(frame, [1.0, 2.0])

@@ -248,3 +248,70 @@ async def test_rows_that_wait_are_shared_out_among_the_idle():
     await asyncio.gather(*(job.answer for job in jobs))
     assert sorted(observer.batches) == [2, 3]
     batcher.close()
+
+
+def slow_echo(batch):
+    time.sleep(0.02)
+    return echo(batch)
+
+
+async def ask_again_and_again(batcher, name, times):
+    for number in range(times):
+        job = FakeJob((name, number))
+        batcher.submit(job)
+        assert (await job.answer).value == (name, number)
+
+
+async def test_clients_that_ask_again_are_scored_together():
+    batcher, observer = make(slow_echo)
+    # One begins alone, so that without patience they would take turns for ever.
+    first = asyncio.create_task(ask_again_and_again(batcher, "a", 8))
+    await asyncio.sleep(0.005)
+    await asyncio.gather(
+        first, *(ask_again_and_again(batcher, name, 7) for name in ("b", "c", "d"))
+    )
+    assert observer.batches.count(4) >= 6
+    batcher.close()
+
+
+async def test_a_lone_client_is_never_kept_waiting():
+    batcher, observer = make(slow_echo)
+    await ask_again_and_again(batcher, "a", 5)
+    assert observer.batches == [1] * 5
+    # A twentieth of a call, once it is known how long one takes.
+    assert min(observer.waits[1:]) < 0.001
+    batcher.close()
+
+
+async def test_who_waits_is_scored_though_those_who_were_answered_stay_away():
+    batcher, observer = make(slow_echo)
+    first = FakeJob("first")
+    batcher.submit(first)
+    await asyncio.sleep(0.005)
+    late = [FakeJob(n) for n in range(2)]
+    for job in late:
+        batcher.submit(job)
+    assert (await first.answer).value == "first"
+    assert [(await job.answer).value for job in late] == [0, 1]
+    assert observer.batches == [1, 2]
+    batcher.close()
+
+
+async def test_who_comes_during_the_patience_is_watched_for_its_deadline():
+    release = threading.Event()
+
+    def stuck_second(batch):
+        if batch[0].payload == "second":
+            release.wait(10)
+        else:
+            time.sleep(0.02)
+        return echo(batch)
+
+    batcher, _ = make(stuck_second)
+    both = [FakeJob("a"), FakeJob("b")]
+    await answers_of(batcher, both)
+    job = FakeJob("second", seconds=0.2)
+    batcher.submit(job)
+    assert isinstance(await job.answer, DeadlineExceeded)
+    release.set()
+    batcher.close()

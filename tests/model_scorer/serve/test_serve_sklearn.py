@@ -116,7 +116,12 @@ def test_v2_metadata_tells_inputs_and_outputs(iris):
     assert answer["inputs"] == [{"name": "X", "datatype": "FP64", "shape": [-1, 4]}]
     assert answer["outputs"] == [
         {"name": "predict", "datatype": "INT64", "shape": [-1]},
-        {"name": "predict_proba", "datatype": "FP64", "shape": [-1, 3]},
+        {
+            "name": "predict_proba",
+            "datatype": "FP64",
+            "shape": [-1, 3],
+            "parameters": {"classes": [0, 1, 2]},
+        },
     ]
 
 

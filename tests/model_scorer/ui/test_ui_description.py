@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -103,6 +104,20 @@ def test_wide_rows_get_the_json_editor():
     assert describe(wide)["kind"] == "json"
 
 
+@pytest.mark.parametrize(
+    ("classes", "labels"),
+    [
+        (("setosa", "virginica"), ["setosa", "virginica"]),
+        ((3, 5), ["class 3", "class 5"]),
+        ((False, True), ["class False", "class True"]),
+    ],
+)
+def test_classes_of_the_model_reach_the_page(classes, labels):
+    signature = replace(TABLE, classes=classes)
+    assert describe(signature)["labels"] == labels
+    assert describe(signature, config={"labels": ["a", "b"]})["labels"] == ["a", "b"]
+
+
 def test_labels_of_the_model_file_reach_the_page():
     assert describe(config={"labels": ["cat", 2]})["labels"] == ["cat", "2"]
     assert describe(config={"labels": "labels.txt"})["labels"] == []
@@ -128,3 +143,8 @@ def test_the_page_allows_nothing_inline_and_no_other_host():
 def test_the_page_is_small():
     answers = build_ui(describe())
     assert sum(len(answers[path].body) for path in OPEN_PATHS) < 32 * 1024
+
+
+def test_the_scripts_of_the_page_stay_small():
+    scripts = [a.body for path, a in build_ui({}).items() if path.endswith(".js")]
+    assert sum(map(len, scripts)) < 30_000

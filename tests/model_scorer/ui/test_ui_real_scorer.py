@@ -71,6 +71,26 @@ def test_a_row_of_iris_gets_probabilities(iris, page):
     assert page.texts("#answers caption") == ["Row 1: 2"]
 
 
+def test_classes_have_their_names(start_scorer, tmp_path, page):
+    from sklearn.datasets import load_iris
+    from sklearn.linear_model import LogisticRegression
+
+    iris = load_iris()
+    fitted = LogisticRegression(max_iter=500).fit(iris.data, iris.target_names[iris.target])
+    joblib.dump(fitted, tmp_path / "model.joblib")
+    sample = {"request": {"data": [[5.1, 3.5, 1.4, 0.2]]}}
+    scorer = start_scorer(tmp_path, "sklearn", workers=1, sample=sample, auth_mode="None")
+    page.open(address(scorer))
+    page.score()
+    assert page.texts("#answers caption") == ["Row 1: setosa"]
+    assert [row.rsplit(" ", 2)[0] for row in page.texts("#answers tbody tr")] == [
+        "setosa",
+        "versicolor",
+        "virginica",
+    ]
+    assert page.text("#status").startswith("Row 1: setosa: 9")
+
+
 def test_plain_rows_are_scored_from_the_json_editor(iris, page):
     page.open(address(iris), key=KEY)
     page.click("#as-json")
