@@ -24,15 +24,10 @@ from scoring_operator.cluster import (
     Cluster,
     ClusterError,
     ConflictError,
-    ForbiddenError,
-    InvalidError,
-    NameTakenError,
     NotFoundError,
-    QuotaError,
-    StaleOwnerError,
     TransientError,
 )
-from scoring_operator.cluster.ownership import is_owned, owns_field
+from scoring_operator.cluster.ownership import is_owned, owned_annotation, owns_field
 from scoring_operator.events import EventLimiter, build_event
 from scoring_operator.keys import ROTATE_ANNOTATION, choose_keys
 from scoring_operator.manifests import (
@@ -44,6 +39,7 @@ from scoring_operator.manifests import (
     plan_exposure,
 )
 from scoring_operator.manifests.dialect import find_dialect
+from scoring_operator.refusals import finding_of
 from scoring_operator.settings import Settings
 from scoring_operator.status import (
     Condition,
@@ -165,7 +161,7 @@ class Reconciler:
         uris = (model.model_uri, model.canary.model_uri if model.canary else "")
         if not any(uri.startswith("oci:") for uri in uris):
             return None
-        minor = await self._cluster.minor_version()
+        minor = await self._cluster.discovery.minor_version()
         if minor >= _IMAGE_VOLUMES_SINCE:
             return None
         return Finding(
@@ -215,6 +211,7 @@ class Reconciler:
             ingress_controller=controller,
             pins=pins,
             installed=await self._installed(controller),
+            templates=self._recorded_templates(model),
             canary_serves=any(
                 is_ready(pod)
                 for pod in self._cluster.cached(Kinds.POD, model.key)
@@ -222,6 +219,15 @@ class Reconciler:
             ),
         )
         return build_children(model, self._settings, exposure, wishes)
+
+    def _recorded_templates(self, model: ScoringModel) -> dict[str, str]:
+        found = {}
+        for name in (names.workload_name(model), names.workload_name(model, canary=True)):
+            live = self._cluster.owned(Kinds.DEPLOYMENT, model, name)
+            record = live and owned_annotation(live, names.MANAGER, names.TEMPLATE_ANNOTATION)
+            if record:
+                found[name] = record
+        return found
 
     async def _installed(self, controller: str | None) -> frozenset[Kind]:
         """The kinds beside Kubernetes' own that this ingress controller's dialect asks for."""
@@ -243,11 +249,15 @@ class Reconciler:
                 "prometheus": self._settings.prometheus_url is not None,
             }
         if model.autoscaling.target_in_flight_requests:
-            return {"custom_metrics": await self._cluster.serves_group("custom.metrics.k8s.io")}
+            return {
+                "custom_metrics": await self._cluster.discovery.serves_group(
+                    "custom.metrics.k8s.io"
+                )
+            }
         return {}
 
     async def _decide_keys(self, model: ScoringModel) -> dict[str, str]:
-        secret = await self._cluster.owned(Kinds.SECRET, model, f"{model.name}-keys")
+        secret = self._cluster.owned(Kinds.SECRET, model, f"{model.name}-keys")
         keys = choose_keys(secret)
         if secret is not None and keys.rotated:
             # New keys and the end of the request for them in one write: a crash in between cannot rotate twice.
@@ -263,7 +273,7 @@ class Reconciler:
     async def _decide_replicas(self, model: ScoringModel) -> int | None:
         if model.autoscaling is None:
             return model.replicas
-        live = await self._cluster.current(Kinds.DEPLOYMENT, model.namespace, model.name)
+        live = self._cluster.owned(Kinds.DEPLOYMENT, model, model.name)
         minimum = model.autoscaling.min_replicas
         if live is None:
             # One is the default, so that nothing has to be handed over later.
@@ -286,7 +296,7 @@ class Reconciler:
             except (TransientError, ConflictError):
                 raise
             except ClusterError as err:
-                problem = problem or _finding(err, manifest)
+                problem = problem or finding_of(err, manifest)
         return written, problem
 
     async def _missing_kind(self, children: Children, status: Status) -> float | None:
@@ -368,6 +378,8 @@ class Reconciler:
         new = next(c for c in after if c["type"] == "Ready")
         if (old.get("status"), old.get("reason")) == (new["status"], new["reason"]):
             return
+        if not old and new["reason"] == Reason.PROGRESSING:
+            return  # a new model that is on its way is no news
         key = Key(manifest["metadata"]["namespace"], manifest["metadata"]["name"])
         log.info(
             "ready condition changed",
@@ -380,27 +392,6 @@ class Reconciler:
         except ClusterError as err:
             # An event is a courtesy; the condition has been written.
             log.warning("event not posted: %s", err, extra={"model": str(key)})
-
-
-def _finding(err: ClusterError, manifest: Manifest) -> Finding:
-    what = f"{manifest['kind']} {manifest['metadata']['name']}"
-    if isinstance(err, StaleOwnerError):
-        return Finding(Reason.PROGRESSING, err.message, "Kubernetes removes it soon.", failed=False)
-    if isinstance(err, NameTakenError):
-        hint = (
-            "Delete or rename that object, or give the ScoringModel another name; it is left alone."
-        )
-        return Finding(Reason.NAME_TAKEN, err.message, hint)
-    if isinstance(err, QuotaError):
-        hint = "Ask for a larger ResourceQuota, or delete what is not needed."
-        return Finding(Reason.QUOTA_EXCEEDED, f"{what}: {err.message}", hint)
-    if isinstance(err, ForbiddenError):
-        hint = "Give the operator's ServiceAccount this permission (see its ClusterRole)."
-        return Finding(Reason.FORBIDDEN, f"{what}: {err.message}", hint)
-    if isinstance(err, InvalidError):
-        hint = "Correct the field of the spec that it comes from."
-        return Finding(Reason.INVALID_SPEC, f"{what}: {err.message}", hint)
-    return Finding(Reason.PROGRESSING, f"{what}: {err.message}", "It is tried again.", failed=False)
 
 
 def _named(manifests: Sequence[Manifest], name: str) -> Manifest | None:

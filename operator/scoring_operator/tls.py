@@ -61,14 +61,14 @@ class HostCertificates:
         if exposure.host is None:
             return Tls()
         if exposure.certificate is CertificateSource.SELF_SIGNED:
-            return await self._self_signed(model, exposure.host)
+            return self._self_signed(model, exposure.host)
         if exposure.certificate is CertificateSource.SECRET:
             return await self._given_certificate(model, exposure.host)
         return Tls()
 
-    async def _self_signed(self, model: ScoringModel, host: str) -> Tls:
+    def _self_signed(self, model: ScoringModel, host: str) -> Tls:
         now = self._now()
-        secret = await self._cluster.owned(Kinds.SECRET, model, f"{model.name}-tls")
+        secret = self._cluster.owned(Kinds.SECRET, model, f"{model.name}-tls")
         view: CertificateView | None = None
         if secret is not None:
             with suppress(ValueError):  # what cannot be used is replaced

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ import pytest
 import yaml
 
 from scoring_operator.api import ScoringModel, parse_scoring_model
+from scoring_operator.metrics import Metrics
 
-# Test modules share `operator_cluster.py`; under importlib mode nothing puts their folder on the path.
-sys.path.insert(0, str(Path(__file__).parent))
+# Test modules share `operator_cluster.py` and more; under importlib mode nothing puts their folder on the path.
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "proof")]
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -35,6 +36,24 @@ STORED: dict[str, Any] = {
         "device": "cpu",
     },
 }
+
+
+@pytest.fixture(autouse=True)
+def _within_its_role(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whatever a test has the operator do, every call of it is one that its Role allows."""
+    from operator_role import granted, needed
+
+    used: set[Any] = set()
+    observe = Metrics.observe_call
+
+    def record(self: Metrics, verb: str, path: str, status: int) -> None:
+        watching = verb == "WATCH"
+        used.update(needed("GET" if watching else verb, path, watching=watching, status=status))
+        observe(self, verb, path, status)
+
+    monkeypatch.setattr(Metrics, "observe_call", record)
+    yield
+    assert used - granted() == set(), "calls that the operator's Role does not allow"
 
 
 @pytest.fixture

@@ -140,7 +140,7 @@ def test_every_typed_field_has_its_place_in_the_schema():
 
     known = {path.rpartition(".")[2].lower() for path, _ in walk(SPEC)}
     nested = [c for c in vars(model).values() if isinstance(c, type) and is_dataclass(c)]
-    identity = {"name", "namespace", "uid", "generation"}
+    identity = {"name", "namespace", "uid", "generation", "rollout_mark"}
     renamed = {
         "gpuresourcename": "resourcename",
         "resourcerequests": "requests",

@@ -190,4 +190,4 @@ async def test_the_role_covers_every_call_that_the_operator_makes(api, monkeypat
     }
     assert calls - {None} <= granted
     kinds = {(resource, verb) for _, resource, verb in calls - {None}}
-    assert {("deployments", "patch"), ("ingresses", "delete"), ("events", "create")} <= kinds
+    assert {("deployments", "patch"), ("ingresses", "delete")} <= kinds

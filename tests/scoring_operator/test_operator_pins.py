@@ -16,7 +16,7 @@ from operator_cluster import (
 
 from scoring_operator.api import Kinds
 from scoring_operator.manifests import Wishes, build_children, plan_exposure
-from scoring_operator.manifests.deployment import derive_revision
+from scoring_operator.manifests.revision import derive_revision
 from scoring_operator.settings import Settings
 from scoring_operator.status.pins import derive_pins
 

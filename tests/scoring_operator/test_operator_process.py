@@ -8,12 +8,15 @@ import os
 import re
 import signal
 import sys
+import tempfile
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
 import pytest
 from operator_cluster import eventually, install_crd, running_api, scoring_model
+from operator_role import granted
+from proof_gate import Gate
 
 from local_cluster.apiserver import ApiServer
 from scoring_operator.__main__ import main
@@ -29,18 +32,25 @@ async def api(tmp_path):
 
 @asynccontextmanager
 async def process(kubeconfig, *arguments, **environment):
-    child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "scoring_operator", "--kubeconfig", str(kubeconfig)),
-        *("--metrics-port", "0", "--listen", "127.0.0.1", *arguments),
-        env={**os.environ, "BASE_DOMAIN": "models.localhost", **environment},
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        yield child
-    finally:
-        if child.returncode is None:
-            child.kill()
-        await child.wait()
+    """The operator, kopf included; all its calls are such as its Role allows."""
+    gate = Gate(kubeconfig)
+    with tempfile.TemporaryDirectory() as folder:
+        async with gate.open(Path(folder)) as through:
+            child = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "scoring_operator", "--kubeconfig", str(through)),
+                *("--metrics-port", "0", "--listen", "127.0.0.1", *arguments),
+                env={**os.environ, "BASE_DOMAIN": "models.localhost", **environment},
+                stderr=asyncio.subprocess.PIPE,
+            )
+            try:
+                yield child
+            finally:
+                if child.returncode is None:
+                    child.kill()
+                await child.wait()
+    used = {permission for call, status in gate.calls for permission in call.permissions(status)}
+    assert used
+    assert used - granted() == set(), "calls that the operator's Role does not allow"
 
 
 async def log_lines(child, until):

@@ -113,7 +113,7 @@ async def test_an_image_on_a_cluster_without_image_volumes_is_refused_and_the_ol
     async def minor_version(self):
         return 35
 
-    monkeypatch.setattr("scoring_operator.cluster.Cluster.minor_version", minor_version)
+    monkeypatch.setattr("scoring_operator.cluster.discovery.Discovery.minor_version", minor_version)
     async with running_operator(api.kubeconfig) as operator:
         await api.create(scoring_model())
         before = await eventually(lambda: api.get(Kinds.DEPLOYMENT, "faq"))

@@ -173,6 +173,8 @@ class ScoringModel:
     gateway: Gateway | None = None
     auth: Auth = Auth()
     canary: Canary | None = None
+    #: The value of the annotation that asks for new pods; not of the spec, because it wishes for nothing else.
+    rollout_mark: str = ""
 
     @property
     def key(self) -> Key:

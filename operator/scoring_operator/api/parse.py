@@ -32,6 +32,8 @@ DEVICES = ("cpu", "gpu")
 STRATEGIES = ("Surge", "InPlace", "Recreate")
 UPDATE_POLICIES = ("Pinned", "Always")
 AUTOSCALERS = ("HPA", "KEDA")
+#: On a ScoringModel: each other value asks for another rollout.
+ROLLOUT_ANNOTATION = "mlscoring.io/rollout"
 
 _HOST = re.compile(
     r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)+", re.ASCII
@@ -209,6 +211,7 @@ def parse_scoring_model(manifest: Manifest) -> ScoringModel:
         gateway=gateway,
         auth=_parse_auth(spec.child("auth")),
         canary=_parse_canary(spec),
+        rollout_mark=str((metadata.get("annotations") or {}).get(ROLLOUT_ANNOTATION, "")),
     )
 
 

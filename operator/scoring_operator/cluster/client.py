@@ -22,8 +22,10 @@ from scoring_operator.cluster.errors import ConflictError, TransientError, error
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 
-_ATTEMPTS = 4
-_FIRST_WAIT_SECONDS = 0.1
+# A call that fails for longer than a blink goes back to the queue, where its model waits without a worker: with more
+# attempts, ten failing models kept every worker waiting, and the healthy models with them.
+_ATTEMPTS = 2
+_WAIT_SECONDS = 0.1
 # A server that asks for a longer wait gets it from the queue's backoff, which blocks no worker.
 _LONGEST_WAIT_SECONDS = 5.0
 _REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=10)
@@ -120,7 +122,6 @@ class Client:
         Raises:
             ClusterError: the API server refused, or stayed away.
         """
-        wait = _FIRST_WAIT_SECONDS
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 return await self._call_once(method, path, query, body, content_type)
@@ -129,8 +130,8 @@ class Client:
                 if attempt == _ATTEMPTS or (asked or 0) > _LONGEST_WAIT_SECONDS:
                     raise
                 # Jitter keeps many workers from coming back at the same moment.
-                await asyncio.sleep(asked if asked is not None else wait * (0.5 + random.random()))
-                wait *= 3
+                blink = _WAIT_SECONDS * (0.5 + random.random())
+                await asyncio.sleep(blink if asked is None else asked)
         raise AssertionError("unreachable")
 
     async def _call_once(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from scoring_operator.api import Key, Kind, Kinds, Manifest, ScoringModel
 from scoring_operator.cluster.client import APPLY, MERGE, Client
 from scoring_operator.cluster.content import merge_diff, trim_observed, trim_owned
+from scoring_operator.cluster.discovery import Discovery
 from scoring_operator.cluster.downloads import Download, Downloads
 from scoring_operator.cluster.errors import (
     ConflictError,
@@ -32,9 +33,9 @@ from scoring_operator.manifests.names import (
 )
 
 _DEFAULT_CLASS = "ingressclass.kubernetes.io/is-default-class"
-# How long the answer holds that an optional kind is not installed.
-_ABSENCE_SECONDS = 60.0
-_VERSION_SECONDS = 3600.0
+# An apply that names a version makes a new object, or ends in a conflict when there is one of another version. No child has
+# this one, so nothing of somebody else can be written over, and nobody has to look first.
+_NEVER_STORED = "1"
 # How long it holds that a ScoringModel exists: about as long as making its children takes.
 _CONFIRMED_SECONDS = 2.0
 
@@ -56,10 +57,9 @@ class Cluster:
         self._on_change = on_change
         self._informers: dict[Kind, Informer] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self._absent: dict[Kind, float] = {}
+        #: What kinds, groups and version the cluster has.
+        self.discovery = Discovery(client)
         self._downloads = Downloads(PROBE_PORT)
-        self._version = (0, 0.0)
-        self._groups: dict[str, tuple[bool, float]] = {}
         self._confirmed: dict[Key, tuple[str, float]] = {}
         # Fields that somebody took from us in the very moment of applying (an admission webhook): applying them again
         # would change nothing, forever.
@@ -79,7 +79,7 @@ class Cluster:
         for kind in (*Kinds.CHILDREN, *Kinds.OBSERVED):
             self._watch_children(kind)
         for kind in Kinds.OPTIONAL_CHILDREN:
-            if await self._is_served(kind):
+            if await self.discovery.serves(kind):
                 self._watch_children(kind)
         await self._watch_ingress_classes()
         await asyncio.gather(*(i.synced.wait() for i in self._informers.values()))
@@ -119,13 +119,9 @@ class Cluster:
         informer = self._informers.get(kind)
         return informer.get(namespace, name) if informer else None
 
-    async def current(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
-        """An object as last seen, or as the API server has it when it was never seen."""
-        return self.get(kind, namespace, name) or await self.read(kind, namespace, name)
-
-    async def owned(self, kind: Kind, model: ScoringModel, name: str) -> Manifest | None:
-        """A child of the model, for its content; an object of somebody else has nothing for us."""
-        found = await self.current(kind, model.namespace, name)
+    def owned(self, kind: Kind, model: ScoringModel, name: str) -> Manifest | None:
+        """A child of the model as last seen; an object of somebody else has nothing for us."""
+        found = self.get(kind, model.namespace, name)
         return found if found and is_owned(found, model) else None
 
     async def read(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
@@ -139,9 +135,7 @@ class Cluster:
         """Whether an optional kind is installed; starts watching it when it is."""
         if kind in self._informers:
             return True
-        if time.monotonic() - self._absent.get(kind, -_ABSENCE_SECONDS) < _ABSENCE_SECONDS:
-            return False
-        if not await self._is_served(kind):
+        if not await self.discovery.serves(kind):
             return False
         if kind not in self._informers:
             self._watch_children(kind)
@@ -171,20 +165,22 @@ class Cluster:
 
         Raises:
             NameTakenError: an object of that name belongs to someone else; it is left alone.
+            ConflictError: there is a child that was not known; look again.
             StaleOwnerError: it belongs to a deleted ScoringModel of the same name.
             ClusterError: the API server refused.
         """
         kind = Kinds.of(manifest)
         namespace, name = model.namespace, manifest["metadata"]["name"]
-        live = await self.current(kind, namespace, name)
         wanted = stamp(manifest)
-        if live is not None:
+        live = self.get(kind, namespace, name)
+        if live is None:
+            await self._confirm(model)
+            answer = await self._create(kind, wanted, model)
+        else:
             check_owner(live, kind, model)
             if self._is_as_wanted(kind, wanted, live):
                 return False
-        else:
-            await self._confirm(model)
-        answer = await self._apply(kind, wanted, MANAGER)
+            answer = await self._apply(kind, wanted, MANAGER)
         self._keep(kind, answer)
         lost = frozenset(lost_fields(wanted, answer, MANAGER))
         at = (kind, namespace, name)
@@ -227,23 +223,6 @@ class Cluster:
             content_type=MERGE,
         )
         self._keep(kind, answer)
-
-    async def serves_group(self, group: str) -> bool:
-        """Whether the cluster has an API group; the answer holds for a minute.
-
-        Args:
-            group: such as `custom.metrics.k8s.io`.
-        """
-        known, since = self._groups.get(group, (False, 0.0))
-        if since and time.monotonic() - since < _ABSENCE_SECONDS:
-            return known
-        try:
-            await self._client.call("GET", f"/apis/{group}")
-            served = True
-        except (NotFoundError, ForbiddenError):
-            served = False
-        self._groups[group] = (served, time.monotonic())
-        return served
 
     async def prune(
         self,
@@ -301,15 +280,6 @@ class Cluster:
         """How far a pod's download was when it was last asked; None when it has not said."""
         return self._downloads.known(pod)
 
-    async def minor_version(self) -> int:
-        """The cluster's version after `1.`; it is asked for once an hour."""
-        known, since = self._version
-        if not since or time.monotonic() - since > _VERSION_SECONDS:
-            answer = await self._client.call("GET", "/version")
-            known = int("".join(c for c in str(answer.get("minor", "")) if c.isdigit()) or 0)
-            self._version = (known, time.monotonic())
-        return known
-
     async def create_event(self, event: Manifest) -> None:
         """Post a Kubernetes Event."""
         namespace = event["metadata"]["namespace"]
@@ -333,6 +303,22 @@ class Cluster:
             body=manifest,
             content_type=APPLY,
         )
+
+    async def _create(self, kind: Kind, manifest: Manifest, model: ScoringModel) -> Manifest:
+        metadata = {**manifest["metadata"], "resourceVersion": _NEVER_STORED}
+        try:
+            return await self._apply(kind, {**manifest, "metadata": metadata}, MANAGER)
+        except ConflictError:
+            # Something of that name is there without our label: a stranger's, or a child that lost it.
+            live = await self.read(kind, model.namespace, metadata["name"])
+            if live is None:
+                # It went away in between, or this server wants no version with a new object.
+                return await self._apply(kind, manifest, MANAGER)
+            check_owner(live, kind, model)
+            self._keep(kind, live)
+            # What is wanted may depend on the child that was not known, such as its keys: look again, at once.
+            self._on_change(model.key)
+            raise
 
     async def _delete(self, kind: Kind, live: Manifest) -> None:
         metadata = live["metadata"]
@@ -365,16 +351,6 @@ class Cluster:
         informer = self._informers.get(kind)
         if informer:
             informer.put(answer)
-
-    async def _is_served(self, kind: Kind) -> bool:
-        try:
-            resources = await self._client.call("GET", kind.root)
-        except (NotFoundError, ForbiddenError):
-            resources = {}
-        served = any(r.get("name") == kind.plural for r in resources.get("resources") or ())
-        if not served:
-            self._absent[kind] = time.monotonic()
-        return served
 
     async def _watch_ingress_classes(self) -> None:
         """IngressClasses belong to the cluster: an operator of one namespace may not be allowed to see them."""

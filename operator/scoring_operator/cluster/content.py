@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from scoring_operator.api import Manifest
+from scoring_operator.manifests.names import MANAGER, TEMPLATE_ANNOTATION
 
 
 def merge_diff(old: Manifest, new: Manifest) -> Manifest:
@@ -22,6 +23,10 @@ def merge_diff(old: Manifest, new: Manifest) -> Manifest:
 def trim_observed(manifest: Manifest) -> Manifest:
     """Pods and ReplicaSets: only who they are and how they do."""
     metadata = {k: v for k, v in manifest["metadata"].items() if k != "managedFields"}
+    if "annotations" in metadata:
+        # Deployments hand their annotations on to their ReplicaSets.
+        kept = {k: v for k, v in metadata["annotations"].items() if k != TEMPLATE_ANNOTATION}
+        metadata["annotations"] = kept
     return {
         "kind": manifest.get("kind"),
         "metadata": metadata,
@@ -30,9 +35,13 @@ def trim_observed(manifest: Manifest) -> Manifest:
 
 
 def trim_owned(manifest: Manifest) -> Manifest:
-    """Children: of the managed fields only what was applied, and no pod template, which is never read back."""
+    """Children: of the managed fields only what we applied, and no pod template, which is never read back."""
     metadata = manifest["metadata"]
-    managed = [e for e in metadata.get("managedFields") or () if e.get("operation") == "Apply"]
+    managed = [
+        entry
+        for entry in metadata.get("managedFields") or ()
+        if entry.get("operation") == "Apply" and entry.get("manager") == MANAGER
+    ]
     kept = {**manifest, "metadata": {**metadata, "managedFields": managed}}
     if "template" in (manifest.get("spec") or {}):
         kept["spec"] = {k: v for k, v in manifest["spec"].items() if k != "template"}

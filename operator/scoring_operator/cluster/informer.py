@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from scoring_operator.api import Key, Kind, Manifest
 from scoring_operator.cluster.client import Client
 from scoring_operator.cluster.errors import ClusterError, GoneError, TransientError
+from scoring_operator.cluster.sharing import share
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +24,6 @@ _SILENCE_SECONDS = 330
 _PAGE_SIZE = "500"
 _FIRST_WAIT_SECONDS = 0.5
 _LONGEST_WAIT_SECONDS = 30.0
-# Longer texts are seldom equal.
-_SHARED_LENGTH = 64
 
 
 class Informer:
@@ -90,7 +87,7 @@ class Informer:
             return False
         if old is not None:
             self._forget(at, old)
-        kept = _share_strings(self._trim(manifest))
+        kept = share(self._trim(manifest))
         self._objects[at] = kept
         key = self._key_of(kept)
         if key is not None:
@@ -188,20 +185,6 @@ class Informer:
         key = self._key_of(manifest)
         if key is not None:
             self._on_change(key)
-
-
-def _share_strings(value: Any) -> Any:
-    """Copy a JSON value so that equal field names and short texts of all objects are one string in memory.
-
-    The parser makes new strings for every document, and with managed fields most of a cached object is field names.
-    """
-    if isinstance(value, dict):
-        return {sys.intern(name): _share_strings(child) for name, child in value.items()}
-    if isinstance(value, list):
-        return [_share_strings(child) for child in value]
-    if isinstance(value, str) and len(value) <= _SHARED_LENGTH:
-        return sys.intern(value)
-    return value
 
 
 def _identity(manifest: Manifest) -> tuple[str, str]:

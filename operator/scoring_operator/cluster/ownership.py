@@ -87,6 +87,12 @@ def owns_field(live: Manifest, manager: str, *path: str) -> bool:
     return True
 
 
+def owned_annotation(live: Manifest, manager: str, name: str) -> str | None:
+    """An annotation, if the manager applied it and nobody changed it since."""
+    value = (live["metadata"].get("annotations") or {}).get(name)
+    return value if value and owns_field(live, manager, "metadata", "annotations", name) else None
+
+
 def _missing(wanted: Any, owned: dict[str, Any], path: str) -> Iterator[str]:
     if isinstance(wanted, dict):
         for name, value in wanted.items():

@@ -9,7 +9,7 @@ from scoring_operator.api import Kind, Manifest, ScoringModel
 from scoring_operator.manifests.account import build_service_account
 from scoring_operator.manifests.autoscaler import build_autoscaler, build_scaled_object
 from scoring_operator.manifests.certificate import build_certificate
-from scoring_operator.manifests.deployment import build_deployment, derive_revision
+from scoring_operator.manifests.deployment import build_deployment
 from scoring_operator.manifests.dialect import find_dialect
 from scoring_operator.manifests.disruption import build_disruption_budget
 from scoring_operator.manifests.exposure import CertificateSource, Exposure
@@ -21,6 +21,7 @@ from scoring_operator.manifests.redirect import (
     build_redirect_route,
     redirects_itself,
 )
+from scoring_operator.manifests.revision import derive_revision
 from scoring_operator.manifests.route import build_route
 from scoring_operator.manifests.secrets import build_keys_secret, build_tls_secret
 from scoring_operator.manifests.service import build_service
@@ -39,6 +40,7 @@ class Wishes:
         canary_serves: whether a pod of the canary is ready; until then it gets no share.
         pins: digest by revision.
         installed: kinds that the cluster has beside those of Kubernetes.
+        templates: pod templates on record, by the Deployment's name.
     """
 
     replicas: int | None = 1
@@ -48,6 +50,7 @@ class Wishes:
     canary_serves: bool = False
     pins: Mapping[str, str] = field(default_factory=dict)
     installed: frozenset[Kind] = frozenset()
+    templates: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,8 @@ def build_children(
     if wishes.pins:
         manifests.append(build_pins(model, wishes.pins))
     manifests.append(build_service(model))
-    manifests.append(build_deployment(model, settings, replicas=wishes.replicas))
+    records = wishes.templates
+    manifests.append(build_deployment(model, settings, replicas=wishes.replicas, records=records))
     if model.autoscaling and model.autoscaling.autoscaler == "KEDA":
         manifests.append(build_scaled_object(model, model.autoscaling, settings))
     elif model.autoscaling:
@@ -102,7 +106,9 @@ def build_children(
         manifests.append(build_network_policy(model, settings))
     if model.canary:
         manifests.append(build_service(model, canary=True))
-        manifests.append(build_deployment(model, settings, replicas=1, canary=model.canary))
+        manifests.append(
+            build_deployment(model, settings, replicas=1, canary=model.canary, records=records)
+        )
     if exposure.certificate is CertificateSource.ISSUER and exposure.host and exposure.issuer:
         manifests.append(build_certificate(model, exposure.host, exposure.issuer))
     way_in = _build_way_in(model, settings, exposure, wishes)

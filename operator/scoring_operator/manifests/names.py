@@ -15,6 +15,8 @@ CANARY_LABEL = "mlscoring.io/canary"
 REVISION_LABEL = "mlscoring.io/revision"
 #: Hash of the manifest as it was last applied; lets a restart see that nothing is to be written.
 APPLIED_ANNOTATION = "mlscoring.io/applied"
+#: The pod template that a Deployment was given.
+TEMPLATE_ANNOTATION = "mlscoring.io/template"
 
 HTTP_PORT = 8080
 PROBE_PORT = 8081

@@ -18,6 +18,7 @@ from scoring_operator.manifests.environment import (
     pin_variable,
     serve_environment,
 )
+from scoring_operator.manifests.resources import build_resources
 from scoring_operator.settings import Settings
 
 # A pod is asked for its state this often while it starts; the answer costs a small GET on the probe port.
@@ -95,7 +96,7 @@ def _fetch_container(
     if model.storage.secret_name:
         container["envFrom"] = [{"secretRef": {"name": model.storage.secret_name}}]
     # The scheduler takes the larger of init and main container, so equal amounts cost nothing; a GPU is not needed here.
-    container["resources"] = _resources(model, settings, gpu=False)
+    container["resources"] = build_resources(model, settings, gpu=False)
     container["volumeMounts"] = [
         {"name": "model", "mountPath": MODEL_DIR},
         {"name": "tmp", "mountPath": "/tmp"},
@@ -141,7 +142,7 @@ def _scorer_container(
     container["env"] = serve_environment(
         model, canary, revision=revision, drain_seconds=settings.drain_seconds
     )
-    container["resources"] = _resources(model, settings, gpu=True)
+    container["resources"] = build_resources(model, settings, gpu=True)
     container["ports"] = [
         {"name": "http", "containerPort": names.HTTP_PORT, "protocol": "TCP"},
         {"name": "probes", "containerPort": names.PROBE_PORT, "protocol": "TCP"},
@@ -190,26 +191,6 @@ def _probe(path: str, *, period: int) -> Manifest:
         # The kubelet's default of 1 s is short for a node under load.
         "timeoutSeconds": 3,
     }
-
-
-def _resources(model: ScoringModel, settings: Settings, *, gpu: bool) -> Manifest:
-    requests = {**settings.requests, **model.resource_requests}
-    limits = {**settings.limits, **model.resource_limits}
-    for name, amount in model.resource_limits.items():
-        # A limit without a request is meant to be both, as Kubernetes has it for pods.
-        if name not in model.resource_requests:
-            requests[name] = amount
-    for name, amount in model.resource_requests.items():
-        # A default limit must not undercut what the user asks for.
-        if name in settings.limits and name not in model.resource_limits:
-            limits[name] = amount
-    device = model.gpu_resource_name
-    if model.device == "gpu" and gpu:
-        requests[device] = limits[device] = limits.get(device, "1")
-    else:
-        requests.pop(device, None)
-        limits.pop(device, None)
-    return {"requests": requests, "limits": limits}
 
 
 def _volumes(model: ScoringModel, settings: Settings, canary: Canary | None) -> list[Manifest]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from scoring_operator.api import Canary, Manifest, ScoringModel
 from scoring_operator.manifests import names
-from scoring_operator.manifests.deployment import derive_revision
+from scoring_operator.manifests.revision import derive_revision
 from scoring_operator.settings import Settings
 from scoring_operator.status import pods as pod_status
 from scoring_operator.status.reasons import Reason

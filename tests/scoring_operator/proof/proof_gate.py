@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import re
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,21 +14,9 @@ import aiohttp
 import yaml
 from aiohttp import web
 from operator_cluster import _authority
+from operator_role import Permission, needed
 
-_PATH = re.compile(
-    r"^/(?:api/v1|apis/(?P<group>[^/]+)/[^/]+)(?:/namespaces/[^/]+)?/(?P<resource>[a-z]+)"
-    r"(?:/(?P<name>[^/]+))?(?:/(?P<sub>[a-z]+))?$"
-)
 _GONE = b'{"type":"ERROR","object":{"code":410,"reason":"Expired","message":"too old"}}\n'
-
-
-@dataclass(frozen=True, slots=True)
-class Permission:
-    """What a call needs: the words of an RBAC rule."""
-
-    group: str
-    resource: str
-    verb: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,25 +29,8 @@ class Call:
     applying: bool
 
     def permissions(self, status: int) -> set[Permission]:
-        """What it needed; nothing for discovery, which everybody may do.
-
-        Args:
-            status: of the answer: an apply that made something new needs `create` beside `patch`.
-        """
-        match = _PATH.match(self.path)
-        if match is None:
-            return set()
-        resource = match["resource"] + (f"/{match['sub']}" if match["sub"] else "")
-        verbs = {self.method.lower()}
-        if self.method == "GET":
-            verbs = {"watch" if self.watching else "get" if match["name"] else "list"}
-        elif self.method == "POST":
-            verbs = {"create"}
-        elif self.method == "PUT":
-            verbs = {"update"}
-        elif self.method == "PATCH" and status == 201:
-            verbs = {"create", "patch"}
-        return {Permission(match["group"] or "", resource, verb) for verb in verbs}
+        """What it needed; `status` is that of the answer."""
+        return needed(self.method, self.path, watching=self.watching, status=status)
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,7 +159,8 @@ async def write_nothing_twice(world: World, place: Place) -> None:
         for model in await place.list(Kinds.SCORING_MODEL):
             operator.queue.add(Key(place.name, model["metadata"]["name"]))
         await rest(operator)
-        assert writes(operator) == 0
+        made = [s for m in operator.metrics.calls.collect() for s in m.samples]
+        assert writes(operator) == 0, [s.labels for s in made if s.labels["verb"] == "PATCH"]
     finally:
         await scene.stop()
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from operator_cluster import ROOT, eventually
-from proof_gate import Gate, Permission
+from operator_cluster import eventually
+from operator_role import Permission, granted
+from proof_gate import Gate
 from proof_specs import SPECS
 from proof_world import NAMESPACE, Object, Place, World, running_world
 from test_operator_extensions import definition
@@ -38,20 +38,6 @@ UNUSED = {
         "its ScoringModel with blockOwnerDeletion"
     ),
 }
-
-
-def granted() -> set[Permission]:
-    """Every permission of the operator's own roles."""
-    documents = yaml.safe_load_all((ROOT / "deploy" / "base" / "rbac.yaml").read_text())
-    return {
-        Permission(group, resource, verb)
-        for document in documents
-        if document["kind"] in {"Role", "ClusterRole"}
-        for rule in document["rules"]
-        for group in rule["apiGroups"]
-        for resource in rule["resources"]
-        for verb in rule["verbs"]
-    }
 
 
 @pytest.fixture
@@ -146,6 +132,19 @@ async def tell_of_fetched_bytes(place: Place, model: str, *digests: str) -> list
     return [pod["metadata"]["name"] for pod in pods]
 
 
+async def lose_labels(place: Place, *children: tuple[Kind, str]) -> None:
+    """Children without our label are not watched: they are met when they are made again, and read then."""
+    label = "app.kubernetes.io/managed-by"
+    for kind, name in children:
+        await place.patch(kind, name, {"metadata": {"labels": {label: None}}})
+
+    async def back() -> bool:
+        found = [await place.get(kind, name) for kind, name in children]
+        return all(label in child["metadata"]["labels"] for child in found if child)
+
+    await eventually(back, "the labels are back")
+
+
 async def live_through_everything(place: Place) -> None:
     """Every spec, every change, every accident that leads to a call of its own."""
     for name, spec in SPECS.items():
@@ -169,6 +168,23 @@ async def live_through_everything(place: Place) -> None:
         return sum(bool(p) and "deletionTimestamp" not in p["metadata"] for p in pods) == 1
 
     await eventually(one_left, "the stray pod is replaced")
+    await lose_labels(
+        place,
+        (Kinds.SERVICE_ACCOUNT, "minimal"),
+        (Kinds.SECRET, "minimal-keys"),
+        (Kinds.CONFIG_MAP, "canary-pins"),
+        (Kinds.SERVICE, "minimal"),
+        (Kinds.DEPLOYMENT, "minimal"),
+        (Kinds.AUTOSCALER, "scaled-by-cpu"),
+        (Kinds.DISRUPTION_BUDGET, "minimal"),
+        (Kinds.INGRESS, "minimal"),
+        (Kinds.NETWORK_POLICY, "minimal"),
+        (Kinds.CERTIFICATE, "ingress-issuer-tls"),
+        (Kinds.HTTP_ROUTE, "gateway"),
+        (Kinds.SCALED_OBJECT, "scaled-by-keda"),
+        (Kinds.INGRESS_EXTENSION, "azure"),
+        (Kinds.MIDDLEWARE, "traefik-redirect"),
+    )
     # And one that lets go of what was written down.
     await place.apply_model("canary", {"sha256": "c" * 64})
     await settled(place)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -52,6 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the program; returns its exit code."""
     options = parse_arguments(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    # All objects live in memory for long: looking through them for cycles at Python's usual pace took a tenth of the time.
+    gc.set_threshold(50_000, 20, 100)
     try:
         import uvloop
     except ImportError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -60,6 +61,8 @@ def main() -> int:
     logging.basicConfig(
         level=options.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    # The caches live for long; see the API server's.
+    gc.set_threshold(50_000, 20, 100)
     try:
         uvloop.run(run(Path(options.kubeconfig)))
     except KubeconfigError as err:

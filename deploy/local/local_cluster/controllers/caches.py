@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
+
+import orjson
 
 from local_cluster.client import (
     DEPLOYMENTS,
@@ -26,6 +29,11 @@ from local_cluster.client import (
 from local_cluster.controllers.owners import controller_uid
 
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
+
+
+def copied(manifest: Manifest) -> Any:
+    """A copy of a cached object to edit; several times faster than `copy.deepcopy`."""
+    return orjson.loads(orjson.dumps(manifest))
 
 
 def _by_namespace(item: Manifest) -> Iterable[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from typing import Any
 
@@ -18,7 +17,7 @@ from local_cluster.client import (
     object_key,
 )
 from local_cluster.controllers.adoption import claim
-from local_cluster.controllers.caches import Caches
+from local_cluster.controllers.caches import Caches, copied
 from local_cluster.controllers.conditions import find_condition, with_condition
 from local_cluster.controllers.deployment_status import (
     deadline_seconds,
@@ -120,7 +119,7 @@ class DeploymentController:
         deployment = self._caches.deployments.get(*key)
         if deployment is None:
             return None
-        deployment = copy.deepcopy(deployment)
+        deployment = copied(deployment)
         if is_empty_selector(deployment["spec"].get("selector")):
             self._recorder.warning(
                 deployment,
@@ -151,7 +150,7 @@ class DeploymentController:
             deployment,
             DEPLOYMENTS,
             REPLICASETS,
-            [copy.deepcopy(item) for item in candidates],
+            [copied(item) for item in candidates],
         )
 
     @staticmethod
@@ -335,7 +334,7 @@ class DeploymentController:
             and int(item["spec"].get("minReadySeconds") or 0) == ready_seconds
         ):
             return item
-        changed = copy.deepcopy(item)
+        changed = copied(item)
         changed["metadata"]["annotations"] = annotations
         changed["spec"]["minReadySeconds"] = ready_seconds
         return await self._client.replace(REPLICASETS, changed)
@@ -364,7 +363,7 @@ class DeploymentController:
             if before == after:
                 result.append(item)
                 continue
-            body: dict[str, Any] = copy.deepcopy(item)
+            body: dict[str, Any] = copied(item)
             body["spec"]["replicas"] = after
             annotations = body["metadata"].get("annotations") or {}
             body["metadata"]["annotations"] = annotations | size_annotations(deployment)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
@@ -22,7 +21,7 @@ from local_cluster.client import (
     object_key,
 )
 from local_cluster.controllers.adoption import claim
-from local_cluster.controllers.caches import Caches
+from local_cluster.controllers.caches import Caches, copied
 from local_cluster.controllers.conditions import with_condition, without_condition
 from local_cluster.controllers.expectations import Expectations
 from local_cluster.controllers.owners import build_controller_reference, controller_of
@@ -55,12 +54,12 @@ def build_pod(owner: Manifest, resource: Resource) -> Manifest:
     }
     for name in ("labels", "annotations", "finalizers"):
         if given.get(name):
-            metadata[name] = copy.deepcopy(given[name])
+            metadata[name] = copied(given[name])
     return {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": metadata,
-        "spec": copy.deepcopy(template["spec"]),
+        "spec": copied(template["spec"]),
     }
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from local_cluster.client import DEPLOYMENTS
+from local_cluster.controllers.caches import copied
 from local_cluster.controllers.owners import build_controller_reference
 from local_cluster.controllers.rollout import (
     DESIRED_ANNOTATION,
@@ -120,11 +120,11 @@ def build_replicaset(
 ) -> ReplicaSet:
     """The ReplicaSet for the Deployment's current template."""
     spec = deployment["spec"]
-    template = copy.deepcopy(spec["template"])
+    template = copied(spec["template"])
     digest = template_hash(template, collisions)
     metadata = template.setdefault("metadata", {})
     metadata["labels"] = {**(metadata.get("labels") or {}), HASH_LABEL: digest}
-    selector = copy.deepcopy(spec["selector"])
+    selector = copied(spec["selector"])
     selector["matchLabels"] = {**(selector.get("matchLabels") or {}), HASH_LABEL: digest}
     body: ReplicaSet = {
         "apiVersion": "apps/v1",
