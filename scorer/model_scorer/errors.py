@@ -241,6 +241,18 @@ class ModelFailed(RequestError):
     reason = "model_failed"
 
 
+class DeviceLost(ModelFailed):
+    """The GPU failed for good in this process, which ends; the request is not to blame, and may be sent again."""
+
+    status = 503
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the GPU failed; the process that used it is replaced, and the model is loaded again",
+            (("Retry-After", "10"),),
+        )
+
+
 class NotSupported(RequestError):
     """The protocol has it, this model has not."""
 

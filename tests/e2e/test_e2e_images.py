@@ -1,8 +1,9 @@
 """Networks on the cluster: from `kubectl apply` to a classified picture, and what ends in a reason instead."""
 
+import contextlib
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -128,15 +129,49 @@ def test_a_network_that_cannot_serve_says_why(
     assert row[1:5] == ["pytorch", "cpu", "False", reason]
 
 
+@contextlib.contextmanager
+def gpus(cluster: Any, *, resource: str = "nvidia.com/gpu", count: int = 1) -> Iterator[None]:
+    """The node has GPUs for a while, and the taints that GPU nodes have."""
+    [node] = cluster.kubectl("get", "nodes", "-o", "name").split()  # node/NAME
+    taints = ["sku=gpu:NoSchedule", "nvidia.com/gpu=present:NoSchedule"]
+
+    def set_amount(amount: str | None) -> None:
+        amounts = {resource: amount}
+        patch = json.dumps({"status": {"capacity": amounts, "allocatable": amounts}})
+        cluster.kubectl("patch", node, "--subresource=status", "--type=merge", "-p", patch)
+
+    set_amount(str(count))
+    try:
+        cluster.kubectl("taint", *node.split("/"), *taints)
+        yield
+    finally:
+        cluster.kubectl("taint", *node.split("/"), *(f"{taint}-" for taint in taints))
+        set_amount(None)
+
+
+def answering(models: Any, name: str, answer: str) -> str:
+    """The URI of a score script, which needs no GPU to serve as if it had one."""
+    source = f"def run(data):\n    return {answer!r}\n"
+    return str(models.script(name, source))
+
+
+def scorer_limits(client: Any) -> list[dict[str, str]]:
+    pods = json.loads(client.kubectl("get", "pods", "-o", "json"))["items"]
+    return [pod["spec"]["containers"][0]["resources"]["limits"] for pod in pods]
+
+
 def test_a_gpu_that_no_node_has_is_a_reason(client: Any, models: Any) -> None:
     folder = write_model(models.folder / "colours")
     client.apply_model("m", modelURI=folder.as_uri(), framework="pytorch", device="gpu")
 
-    condition = client.wait_for_reason("m", "Unschedulable", "NoGPU")
+    condition = client.wait_for_reason("m", "NoGPU")
 
-    assert "nvidia.com/gpu" in condition["message"]
+    assert "Insufficient nvidia.com/gpu" in condition["message"]
+    assert "add GPU nodes" in condition["message"]
     pods = json.loads(client.kubectl("get", "pods", "-o", "json"))["items"]
     assert [pod["status"]["phase"] for pod in pods] == ["Pending"]
+    row = client.kubectl("get", "scoringmodels", "m").splitlines()[1].split()
+    assert row[1:5] == ["pytorch", "gpu", "False", "NoGPU"]
 
 
 def test_a_gpu_pod_gets_one_gpu_and_says_when_it_does_not_work(
@@ -144,20 +179,51 @@ def test_a_gpu_pod_gets_one_gpu_and_says_when_it_does_not_work(
 ) -> None:
     if torch.version.cuda is not None:
         pytest.skip("this test describes the CPU build of torch")
-    [node] = cluster.kubectl("get", "nodes", "-o", "name").split()
-    give = (
-        '{"status": {"capacity": {"nvidia.com/gpu": "1"}, "allocatable": {"nvidia.com/gpu": "1"}}}'
-    )
-    take = give.replace('"1"', "null")
-    cluster.kubectl("patch", node, "--subresource=status", "--type=merge", "-p", give)
-    try:
+    with gpus(cluster):
         folder = write_model(models.folder / "colours")
         client.apply_model("m", modelURI=folder.as_uri(), framework="pytorch", device="gpu")
         condition = client.wait_for_reason("m", "NoGPU")
-    finally:
-        cluster.kubectl("patch", node, "--subresource=status", "--type=merge", "-p", take)
 
     assert "CPU build of torch" in condition["message"]
-    [pod] = json.loads(client.kubectl("get", "pods", "-o", "json"))["items"]
-    [scorer] = pod["spec"]["containers"]
-    assert scorer["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    [limits] = scorer_limits(client)
+    assert limits["nvidia.com/gpu"] == "1"
+
+
+def test_a_slice_of_a_gpu_is_asked_for_by_its_name(client: Any, cluster: Any, models: Any) -> None:
+    uri = answering(models, "sliced", "a slice")
+    with gpus(cluster, resource="nvidia.com/mig-1g.10gb"):
+        client.apply_model(
+            "m",
+            modelURI=uri,
+            framework="python",
+            device="gpu",
+            gpu={"resourceName": "nvidia.com/mig-1g.10gb"},
+        )
+        client.wait_ready("m")
+        [limits] = scorer_limits(client)
+        assert json.loads(client.request("m", body=b"{}")[2]) == "a slice"
+
+    assert limits["nvidia.com/mig-1g.10gb"] == "1"
+    assert "nvidia.com/gpu" not in limits
+
+
+def test_an_update_without_a_second_gpu_waits_and_says_so_or_takes_the_one_that_is_there(
+    client: Any, cluster: Any, models: Any
+) -> None:
+    spec = {"framework": "python", "device": "gpu"}
+    with gpus(cluster):
+        client.apply_model("m", modelURI=answering(models, "old", "old"), **spec)
+        client.wait_ready("m")
+        new = answering(models, "new", "new")
+        client.apply_model("m", modelURI=new, **spec)
+        condition = client.wait_for_reason("m", "NoGPU")
+
+        assert "Insufficient nvidia.com/gpu" in condition["message"]
+        assert "spec.rollout.strategy to InPlace" in condition["message"]
+        assert json.loads(client.request("m", body=b"{}")[2]) == "old"
+        conditions = client.get("scoringmodel", "m")["status"]["conditions"]
+        assert {c["type"]: c["status"] for c in conditions}["Available"] == "True"
+
+        client.apply_model("m", modelURI=new, rollout={"strategy": "InPlace"}, **spec)
+        client.wait_ready("m")
+        assert json.loads(client.request("m", body=b"{}")[2]) == "new"

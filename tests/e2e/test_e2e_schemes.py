@@ -244,6 +244,31 @@ def test_from_a_volume_claim(client: Any, iris: Files) -> None:
     client.wait_for_reason("lost", "ModelNotFound")
 
 
+def test_an_image_that_cannot_be_pulled_ends_in_its_reason(client: Any) -> None:
+    image = "registry.example.com/models/faq:3"
+
+    client.apply_model("boxed", modelURI=f"oci://{image}", framework="sklearn")
+    condition = client.wait_for_reason("boxed", "ImagePull")
+
+    assert f"the model's image {image}" in condition["message"]
+    assert "spec.modelURI" in condition["message"]
+
+
+def test_a_model_above_its_size_limit_is_refused(client: Any, source: Source) -> None:
+    source.files["/large/model.joblib"] = bytes(11 << 20)
+
+    client.apply_model(
+        "large",
+        modelURI=f"{source.url}/large/model.joblib",
+        framework="sklearn",
+        storage={"sizeLimit": "10Mi"},
+    )
+    condition = client.wait_for_reason("large", "DiskFull")
+
+    assert "11.0 MiB" in condition["message"]
+    assert "spec.storage.sizeLimit is 10Mi" in condition["message"]
+
+
 def test_a_busy_server_is_waited_for(client: Any, source: Source, iris: Files) -> None:
     source.files["/busy/iris.joblib"] = iris["iris.joblib"]
     source.faults["/busy/iris.joblib"].extend(

@@ -159,6 +159,15 @@ def test_the_key_of_a_signature_reaches_the_fetcher_alone(model, given, source):
     assert mount(scorer, "signature") is None
 
 
+def test_the_size_limit_reaches_the_fetcher_where_the_spec_has_one(model):
+    variable = {"name": "SCORER_MODEL_SIZE_LIMIT", "value": "5Gi"}
+    limited = pod_of(model(storage={"sizeLimit": "5Gi"}))["spec"]
+    assert variable in limited["initContainers"][0]["env"]
+    assert variable not in limited["containers"][0]["env"]
+    free = pod_of(model(storage={"secretName": "s"}))["spec"]["initContainers"][0]["env"]
+    assert "SCORER_MODEL_SIZE_LIMIT" not in {entry["name"] for entry in free}
+
+
 def test_packages_are_installed_only_where_the_platform_allows_it(model):
     variable = {"name": "SCORER_INSTALL_REQUIREMENTS", "value": "true"}
     for allowed in (False, True):

@@ -251,6 +251,38 @@ def test_the_reason_is_found_in_the_pod(derive, states, reason, words):
     assert words in conditions["Ready"].message
 
 
+MODEL_IMAGE = "registry.example.com/models/faq:3"
+
+
+@pytest.mark.parametrize(
+    ("waiting", "words"),
+    [
+        (
+            {
+                "reason": "ImagePullBackOff",
+                "message": f'Back-off pulling image "{MODEL_IMAGE}": ErrImagePull: denied',
+            },
+            f"the model's image {MODEL_IMAGE} cannot be pulled",
+        ),
+        (
+            {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "scorer:1"'},
+            "image scorer:1 cannot be pulled",
+        ),
+        (
+            {"reason": "CreateContainerError", "message": "invalid mount"},
+            "need a container runtime with image volumes",
+        ),
+    ],
+)
+def test_an_image_that_holds_the_model_is_told_from_the_image_of_the_scorer(derive, waiting, words):
+    _, conditions = derive(
+        spec={"modelURI": f"oci://{MODEL_IMAGE}"},
+        pods=lambda r: [pod(r, fetch={"state": {"waiting": waiting}})],
+    )
+    assert conditions["Ready"].reason == "ImagePull"
+    assert words in conditions["Ready"].message
+
+
 def test_a_gpu_that_nobody_has_is_no_gpu(derive):
     short = {**UNSCHEDULED, "message": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."}
     _, conditions = derive(spec={"device": "gpu"}, pods=lambda r: [pod(r, conditions=[short])])

@@ -31,6 +31,8 @@ def fetch_environment(model: ScoringModel, canary: Canary | None) -> list[Manife
         # Where it tells how far it is; the scorer's own default is the same port.
         "SCORER_PROBE_PORT": str(names.PROBE_PORT),
     }
+    if model.storage.size_limit:
+        values["SCORER_MODEL_SIZE_LIMIT"] = model.storage.size_limit
     if model.signature_key:
         values["SCORER_SIGNATURE_KEY"] = f"{SIGNATURE_DIR}/{model.signature_key.key}"
     return _variables(values) + _ca_variables(model)

@@ -134,7 +134,9 @@ def derive_pod_finding(pod: Manifest, model: ScoringModel, download: str = "") -
     status = pod.get("status", {})
     finding = _evicted(status)
     for container in status.get("initContainerStatuses") or ():
-        finding = finding or _container_finding(container, model)
+        finding = (
+            finding or _volume_finding(container, model) or _container_finding(container, model)
+        )
     for container in status.get("containerStatuses") or ():
         finding = finding or _container_finding(container, model)
     finding = finding or _unschedulable(status, model)
@@ -204,6 +206,34 @@ def _scheduling_hint(message: str) -> str:
     if "affinity" in message or "selector" in message:
         return "No node matches spec.nodeSelector and spec.affinity; correct them or label a node."
     return "Add nodes, or lower what the pod asks for."
+
+
+def _volume_finding(container: Manifest, model: ScoringModel) -> Finding | None:
+    """An image that an `oci:` URI names and that cannot be pulled or mounted.
+
+    The kubelet says it of the container that mounts the image, with the same reasons as for the container's own.
+    """
+    waiting = container.get("state", {}).get("waiting") or {}
+    reason, message = waiting.get("reason", ""), waiting.get("message", "")
+    uris = [model.model_uri, *([model.canary.model_uri] if model.canary else [])]
+    images = [uri.removeprefix("oci://") for uri in uris if uri.startswith("oci://")]
+    for reference in images:
+        if reason in _IMAGE_REASONS and reference in message:
+            return Finding(
+                Reason.IMAGE_PULL,
+                f"the model's image {reference} cannot be pulled: {message}",
+                "Check the image that spec.modelURI names, and spec.imagePullSecrets for a private registry; "
+                "or publish the model at another kind of URI.",
+            )
+    if images and reason in {"CreateContainerError", "RunContainerError"}:
+        return Finding(
+            Reason.IMAGE_PULL,
+            f"container {container['name']} cannot start with the model's image "
+            f"{images[0]}: {message or reason}",
+            "Nodes need a container runtime with image volumes (containerd 2.1 or CRI-O 1.33, or newer), and "
+            "spec.modelURI an image with files; or publish the model at another kind of URI.",
+        )
+    return None
 
 
 def _container_finding(container: Manifest, model: ScoringModel) -> Finding | None:

@@ -15,6 +15,8 @@ from model_scorer.runtimes.protocol import Signature, TensorSpec
 MAX_NAMED_CLASSES = 20
 MAX_SAMPLE_BYTES = 16_384
 MAX_SAMPLE_DEPTH = 6
+_EXAMPLES: dict[str, Any] = {"string": "text", "boolean": True, "integer": 1, "number": 1.0}
+_EXAMPLE_TIME = "2000-01-01T00:00:00Z"
 _JSON_TYPES = {"BOOL": "boolean", "BYTES": "string"}
 
 
@@ -28,8 +30,8 @@ def json_type(datatype: str) -> str:
 def row_schema(signature: Signature) -> dict[str, Any]:
     """The schema of one row, as the row-based dialects take it."""
     if signature.columns:
-        types = {spec.name: json_type(spec.datatype) for spec in signature.inputs}
-        properties = {name: {"type": types.get(name, "number")} for name in signature.columns}
+        types = column_types(signature)
+        properties = {name: _column_schema(name, types[name], signature) for name in types}
         row: dict[str, Any] = {
             "type": "array",
             "minItems": len(signature.columns),
@@ -38,7 +40,7 @@ def row_schema(signature: Signature) -> dict[str, Any]:
         record = {
             "type": "object",
             "properties": properties,
-            "required": list(signature.columns),
+            "required": [name for name in signature.columns if name not in signature.optional],
             "additionalProperties": False,
         }
         return {"oneOf": [record, row]}
@@ -54,11 +56,24 @@ def row_schema(signature: Signature) -> dict[str, Any]:
     return {}
 
 
+def column_types(signature: Signature) -> dict[str, str]:
+    """The JSON schema type of each column's values."""
+    types = {spec.name: json_type(spec.datatype) for spec in signature.inputs}
+    return {name: types.get(name, "number") for name in signature.columns}
+
+
+def _column_schema(name: str, kind: str, signature: Signature) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": [kind, "null"] if name in signature.optional else kind}
+    return schema | ({"format": "date-time"} if name in signature.times else {})
+
+
 def example_row(signature: Signature) -> Any:
     """A row that the model's signature admits, or None when nothing is known."""
     if signature.columns:
-        types = {spec.name: spec.datatype for spec in signature.inputs}
-        return {name: "text" if types.get(name) == "BYTES" else 1.0 for name in signature.columns}
+        return {
+            name: _EXAMPLE_TIME if name in signature.times else _EXAMPLES[kind]
+            for name, kind in column_types(signature).items()
+        }
     if signature.row_width is not None:
         return [1.0] * signature.row_width
     if len(signature.inputs) == 1 and signature.inputs[0].datatype == "BYTES":
@@ -125,7 +140,7 @@ def is_small(sample: Any) -> bool:
     return len(encode_json(sample)) <= MAX_SAMPLE_BYTES
 
 
-def _example_tensor(spec: TensorSpec) -> dict[str, Any] | None:
+def _example_tensor(spec: TensorSpec, signature: Signature) -> dict[str, Any] | None:
     shape = [1, *(size if size >= 0 else 1 for size in spec.shape[1:])]
     count = 1
     for size in shape:
@@ -135,6 +150,8 @@ def _example_tensor(spec: TensorSpec) -> dict[str, Any] | None:
     value: Any = {"string": "a text", "boolean": True, "integer": 1}.get(
         json_type(spec.datatype), 1.0
     )
+    if spec.name in signature.times:
+        value = _EXAMPLE_TIME
     return {"name": spec.name, "datatype": spec.datatype, "shape": shape, "data": [value] * count}
 
 
@@ -149,7 +166,7 @@ def build_openapi(target: Target, sample: Any = None) -> dict[str, Any]:
     if sample is not None and not is_small(sample):
         sample = None
     row = None if target.info.scripted else _sample_row(sample) or example_row(target.signature)
-    tensors = [_example_tensor(spec) for spec in target.signature.inputs]
+    tensors = [_example_tensor(spec, target.signature) for spec in target.signature.inputs]
     has_tensors = bool(tensors) and all(t is not None for t in tensors)
     schemas = {
         "Rows": rows,

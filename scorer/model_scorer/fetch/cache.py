@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from model_scorer.errors import ScorerError
+from model_scorer.errors import DiskFull, ScorerError
 from model_scorer.fetch.fetched import Download
 from model_scorer.fetch.local_source import copy_from_disk
 from model_scorer.fetch.progress import Progress
@@ -38,6 +38,7 @@ class DigestCache:
         entry = self._folder / f"sha256-{digest}"
         if not entry.is_dir():
             return False
+        before = progress.bytes_done, progress.bytes_total
         try:
             single = bool(json.loads((entry / _KIND).read_text())["single"])
             source = entry / _FILES
@@ -47,10 +48,15 @@ class DigestCache:
             )
             download.single = single
             download.verify(digest, f"the cached model {digest}")
+        except DiskFull:
+            # The entry is good; a download would not fit either.
+            raise
         except (ScorerError, OSError, ValueError, KeyError, StopIteration, TypeError) as err:
             log.warning("a cached model is not usable", extra={"digest": digest, "cause": str(err)})
             shutil.rmtree(entry, ignore_errors=True)
             _reset(download)
+            progress.add(before[0] - progress.bytes_done)
+            progress.expect(before[1] - progress.bytes_total)
             return False
         log.info("from the cache", extra={"digest": digest})
         return True

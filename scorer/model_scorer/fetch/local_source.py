@@ -35,7 +35,9 @@ def copy_from_disk(
         if stat.S_ISDIR(mode):
             download.single = False
             files = list(_walk(source, display, max_files=max_files))
-            check_free_space(download.folder, sum(path.stat().st_size for path, _ in files))
+            total = sum(path.stat().st_size for path, _ in files)
+            progress.check_fits(total)
+            check_free_space(download.folder, total)
             for path, relative in files:
                 _copy(path, relative, download, progress)
         elif stat.S_ISREG(mode):

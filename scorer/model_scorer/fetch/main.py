@@ -1,5 +1,6 @@
 """The course of a fetch: parse, fetch beside, verify, unpack, publish; on any failure leave nothing behind."""
 
+import functools
 import logging
 import os
 import signal
@@ -68,7 +69,7 @@ def fetch_model(
     location = parse_uri(settings.model_uri)
     _refuse_overlap(location, settings.model_dir)
     log.info("fetching", extra={"uri": location.display, "kind": location.kind})
-    progress = Progress(location.display)
+    progress = Progress(location.display, size_limit=options.size_limit)
     with ExitStack() as stack:
         stack.enter_context(_terminated_by_signal())
         if tell_progress:
@@ -94,10 +95,12 @@ def _fill(
     raw = staging.folder / "raw"
     raw.mkdir()
     download = Download(raw, single=True)
+    # Asked once, so that a signature is of the same commit or version as its model.
+    where = functools.cache(functools.partial(_resolve, location, options))
     cache = DigestCache(options.cache_dir) if options.cache_dir else None
     cached = cache is not None and bool(expected) and cache.copy_to(expected, download, progress)
     if not cached:
-        _fetch_into(location, download, options, progress)
+        _fetch_into(*where(), download, progress)
         download.verify(expected, location.display, pinned=not sha256)
         if cache is not None:
             cache.keep(download)
@@ -106,18 +109,27 @@ def _fill(
     if download.single and archive_suffix(name):
         publish = staging.folder / "unpacked"
         publish.mkdir()
-        unpack_archive(raw / name, publish, options.unpack, display=location.display)
+
+        def check_fits(size: int) -> None:
+            # The kubelet counts the archive, too, which goes only when all of it is unpacked.
+            progress.check_fits(download.size_bytes + size, "The archive, packed and unpacked,")
+
+        unpack_archive(
+            raw / name, publish, options.unpack, display=location.display, check_fits=check_fits
+        )
         (raw / name).unlink()
         publish = _open_only_folder(publish)
     if options.signature_key is not None:
         if publish is raw and download.single:
-            _verify_single(raw / name, staging, location, options, progress)
+            _verify_single(raw / name, staging, *where(), progress)
         else:
             verify_signature(publish, options.signature_key, display=location.display)
     files = sum(len(names) for _, _, names in os.walk(publish))
     packages = PackageInstaller(
         options.environ, allowed=options.install_requirements, cache_dir=options.cache_dir
     ).provide(publish)
+    if packages and options.size_limit:
+        progress.check_fits(_folder_bytes(publish), "The model with its packages")
     message = (
         f"Fetched {location.display}: {download.size_bytes / MIB:.1f} MiB, {files} file{'s' if files != 1 else ''}"
         f"{', from the cache' if cached else ''}"
@@ -146,33 +158,29 @@ def _verify_single(
     folder.mkdir()
     beside = Download(folder, single=True)
     try:
-        _fetch_into(location, beside, options, progress, suffix=SIGNATURE_SUFFIX)
+        _fetch_into(location.beside(SIGNATURE_SUFFIX), options, beside, progress)
     except ModelNotFound as err:
         raise no_file_signature(location.display) from err
     signature = folder / next(iter(beside.digests))
     verify_file_signature(file, signature, options.signature_key, display=location.display)
 
 
+def _folder_bytes(folder: Path) -> int:
+    paths = (Path(current) / name for current, _, names in os.walk(folder) for name in names)
+    return sum(path.lstat().st_size for path in paths)
+
+
 def _fetch_into(
-    location: Location,
-    download: Download,
-    options: FetchOptions,
-    progress: Progress,
-    *,
-    suffix: str = "",
+    location: Location, options: FetchOptions, download: Download, progress: Progress
 ) -> None:
     """Let the source that knows the location's kind fill the download.
 
     Args:
-        location: of the model.
+        location: as `_resolve` returned it.
+        options: the same.
         download: empty.
-        options: everything else.
         progress: told of each byte.
-        suffix: fetch the file beside the model's that has its name and this suffix.
     """
-    location, options = _resolve(location, options)
-    if suffix:
-        location = location.beside(suffix)
     max_files = options.transfer.max_files
     if location.kind == "http":
         fetch_from_web(location, download, options, progress)

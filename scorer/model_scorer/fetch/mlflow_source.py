@@ -69,8 +69,8 @@ def fetch_from_mlflow(
             hint="Pack the folder as an archive.",
         )
     total = sum(size for _, size in files)
-    check_free_space(download.folder, total)
     progress.expect(total)
+    check_free_space(download.folder, total)
     download.single = False
     aside = download.folder.with_name(f".{download.folder.name}.mlflow")
 

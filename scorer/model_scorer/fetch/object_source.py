@@ -111,7 +111,9 @@ class _Transfer:
                 f"Nothing lies at {location.display}.",
                 hint="Check spec.modelURI for spelling, case and version.",
             )
-        check_free_space(self._download.folder, sum(entry.size for entry in objects))
+        total = sum(entry.size for entry in objects)
+        self._progress.check_fits(total)
+        check_free_space(self._download.folder, total)
         return objects
 
     def _object(self, key: str, info: dict[str, Any], relative: str) -> _Object:

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Mapping
 from functools import partial
+from types import MethodType
 from typing import Any
 
 from model_scorer.errors import InvalidSpec, MissingDependency, ModelForbidden
@@ -121,7 +122,12 @@ def _open_gs(location: Location, environ: Mapping[str, str]) -> Any:
     token = json.loads(key) if key else None
     if token is not None and not isinstance(token, dict):
         raise ValueError("a service account's key is a JSON object")
-    return gcsfs.GCSFileSystem(token=token, use_listings_cache=False, skip_instance_cache=True)
+    store = gcsfs.GCSFileSystem(token=token, use_listings_cache=False, skip_instance_cache=True)
+    # The client's own patience (six tries, half a minute) would multiply with ours; gcsfs has no setting for it.
+    once = getattr(type(store)._request, "__wrapped__", None)
+    if once is not None:
+        store._request = MethodType(once, store)
+    return store
 
 
 def _open_hf(location: Location, environ: Mapping[str, str]) -> Any:

@@ -10,6 +10,7 @@ from typing import Self
 from model_scorer.errors import InvalidSpec
 from model_scorer.fetch.progress import MIB
 from model_scorer.fetch.retry import RetryPolicy
+from model_scorer.fetch.size_limit import SizeLimit, parse_size_limit
 from model_scorer.fetch.unpack import UnpackLimits
 from model_scorer.fetch.web_session import WebOptions
 
@@ -47,6 +48,7 @@ class FetchOptions:
         cache_dir: models by digest, outliving the pod; None for no cache.
         source_dir: where the operator mounts the volume of an `oci:` or `pvc:` URI.
         pinned_sha256: what the first pod of this revision fetched; empty: this is the first, or the spec names a digest.
+        size_limit: what the model volume may hold.
         install_requirements: install the packages that the model asks for; otherwise only look whether they are there.
         signature_key: public key that the model must be signed with; None asks for no signature.
         environ: credentials for object stores, and where packages come from.
@@ -59,6 +61,7 @@ class FetchOptions:
     cache_dir: Path | None = None
     source_dir: Path = Path("/mnt/source")
     pinned_sha256: str = ""
+    size_limit: SizeLimit = field(default_factory=SizeLimit)
     install_requirements: bool = False
     signature_key: Path | None = None
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
@@ -96,6 +99,7 @@ class FetchOptions:
             cache_dir=Path(cache) if cache else None,
             source_dir=Path(environ.get("SCORER_SOURCE_DIR", "").strip() or "/mnt/source"),
             pinned_sha256=pinned,
+            size_limit=parse_size_limit(environ.get("SCORER_MODEL_SIZE_LIMIT", "").strip()),
             install_requirements=install in ("true", "1"),
             signature_key=Path(key) if key else None,
             environ=environ,

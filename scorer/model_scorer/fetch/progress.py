@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from model_scorer.fetch.size_limit import SizeLimit
+
 log = logging.getLogger(__name__)
 
 MIB = 1 << 20
@@ -19,25 +21,53 @@ class Progress:
     Args:
         display: the URI as it may be logged.
         interval_seconds: the least time between two lines.
+        size_limit: what is counted must not grow beyond it.
     """
 
-    def __init__(self, display: str, *, interval_seconds: float = 5.0) -> None:
+    def __init__(
+        self, display: str, *, interval_seconds: float = 5.0, size_limit: SizeLimit | None = None
+    ) -> None:
         self._display = display
         self._interval = interval_seconds
+        self._size_limit = size_limit or SizeLimit()
         self._lock = threading.Lock()
         self._started = self._told = time.monotonic()
         self.bytes_done = 0
         self.bytes_total = 0
 
     def expect(self, size: int) -> None:
-        """Add `size` bytes to what is to come."""
+        """Add `size` bytes to what is to come.
+
+        Raises:
+            DiskFull: together it is more than the size limit.
+        """
         with self._lock:
             self.bytes_total += size
+        self._size_limit.check(self.bytes_total)
+
+    def check_fits(self, size: int, what: str = "The model") -> None:
+        """Refuse what is known to become too large, before it is begun.
+
+        Args:
+            size: bytes on the volume.
+            what: takes them; the subject of the message.
+
+        Raises:
+            DiskFull: more than the size limit.
+        """
+        self._size_limit.check(size, what)
 
     def add(self, size: int) -> None:
-        """Count `size` more bytes; negative when a download starts over."""
+        """Count `size` more bytes; negative when a download starts over.
+
+        Raises:
+            DiskFull: more than the size limit, where the store did not say the size before.
+        """
         with self._lock:
             self.bytes_done += size
+        if size > 0:
+            self._size_limit.check(self.bytes_done)
+        with self._lock:
             now = time.monotonic()
             if now - self._told < self._interval:
                 return

@@ -11,7 +11,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO, cast
@@ -53,7 +53,14 @@ class _Entry:
     size: int
 
 
-def unpack_archive(archive: Path, folder: Path, limits: UnpackLimits, *, display: str) -> None:
+def unpack_archive(
+    archive: Path,
+    folder: Path,
+    limits: UnpackLimits,
+    *,
+    display: str,
+    check_fits: Callable[[int], None] = lambda size: None,
+) -> None:
     """Unpack an archive into an empty folder.
 
     Args:
@@ -61,6 +68,7 @@ def unpack_archive(archive: Path, folder: Path, limits: UnpackLimits, *, display
         folder: exists, and is on the volume that the files shall fill.
         limits: see `UnpackLimits`.
         display: the archive's name for messages.
+        check_fits: told how many bytes will be unpacked, before each file; raises DiskFull where that is too much.
 
     Raises:
         LoadFailed: broken, hostile, or no archive at all.
@@ -73,7 +81,7 @@ def unpack_archive(archive: Path, folder: Path, limits: UnpackLimits, *, display
             entries = _read_zip(archive, limits)
         else:
             entries = _read_tar(archive, limits, gzipped=magic[:2] == b"\x1f\x8b")
-        _write_entries(entries, folder, limits)
+        _write_entries(entries, folder, limits, check_fits)
     except _RefusedError as err:
         raise LoadFailed(f"The archive {display} is refused: {err}.", hint=err.hint) from err
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile, EOFError) as err:
@@ -94,7 +102,12 @@ class _RefusedError(Exception):
         self.hint = hint
 
 
-def _write_entries(entries: Iterator[_Entry], folder: Path, limits: UnpackLimits) -> None:
+def _write_entries(
+    entries: Iterator[_Entry],
+    folder: Path,
+    limits: UnpackLimits,
+    check_fits: Callable[[int], None],
+) -> None:
     written = 0
     seen: set[PurePosixPath] = set()
     for count, entry in enumerate(entries, 1):
@@ -114,7 +127,9 @@ def _write_entries(entries: Iterator[_Entry], folder: Path, limits: UnpackLimits
                 target.mkdir(parents=True, exist_ok=True)
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
-            check_free_space(folder, min(entry.size, limits.max_bytes))
+            size = min(entry.size, limits.max_bytes)
+            check_fits(written + size)
+            check_free_space(folder, size)
             assert entry.content is not None
             written = _write_file(entry, target, written, limits)
         except (FileExistsError, NotADirectoryError, IsADirectoryError) as err:

@@ -67,6 +67,7 @@ class WebDownload:
         offset = sink.size
         if offset and offset == self._total:
             return
+        response: http.client.HTTPResponse | None = None
         try:
             response = self._session.get(self._url, self._range_headers(offset, None))
             check_status(response, self._display)
@@ -102,6 +103,9 @@ class WebDownload:
             ) from err
         except BaseException:
             self._session.close()
+            if response is not None:
+                # It keeps the socket of a connection that ends with it.
+                response.close()
             raise
 
     def _range_headers(self, start: int, end: int | None) -> dict[str, str]:

@@ -12,7 +12,7 @@ from typing import cast
 
 from model_scorer.dialects.protocol import HttpRequest
 from model_scorer.errors import RequestError, RequestTimeout
-from model_scorer.http1.exchange import Exchange, Handler, KnownHead
+from model_scorer.http1.exchange import NOTHING_DUE, READING, Exchange, Handler, KnownHead
 from model_scorer.http1.request_reader import Phase, RequestReader
 from model_scorer.http1.responses import render_head
 
@@ -155,12 +155,10 @@ class Connection(RequestReader):
             return False
         transport.write(data)
         self._exchange = None
+        self.mark(NOTHING_DUE)
         self._since = exchange.received_at
         self.phase = Phase.IDLE
         return True
-
-    def mark(self, value: int) -> None:
-        """Told with what is due to the client; see `serve/worker.py`."""
 
     def write_raw(self, exchange: Exchange, data: bytes) -> None:
         """Write a piece of a response that somebody else frames (Tornado)."""
@@ -172,7 +170,7 @@ class Connection(RequestReader):
         if self._exchange is not exchange:
             return
         self._exchange = None
-        self.mark(0)
+        self.mark(NOTHING_DUE if self._between and not self._pending else READING)
         self._since = monotonic()
         # A piece of the next request may have come with this one.
         self.phase = Phase.IDLE if self._between else Phase.BODY if self._started else Phase.HEAD

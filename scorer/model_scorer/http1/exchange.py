@@ -84,6 +84,12 @@ class KnownHead:
     context: Any
 
 
+# What a connection owes its client, told by `Connection.mark`: nothing, or an answer to what it has begun to read. Other
+# values are the handler's.
+NOTHING_DUE = 0
+READING = 255
+
+
 class Handler(Protocol):
     """Who answers requests.
 

@@ -19,7 +19,7 @@ from model_scorer.errors import (
     UriTooLong,
 )
 from model_scorer.http1.body_reader import LARGE_BODY_BYTES, BodyReader
-from model_scorer.http1.exchange import Exchange, Handler, HttpLimits, KnownHead
+from model_scorer.http1.exchange import READING, Exchange, Handler, HttpLimits, KnownHead
 from model_scorer.http1.responses import CONTINUE
 
 # What is longer carries tokens or cookies that change.
@@ -105,6 +105,9 @@ class RequestReader(asyncio.Protocol):
     def _take_known(self, head: KnownHead, body: bytes | memoryview) -> None:
         """A request is complete whose head is known; its turn is now."""
 
+    def mark(self, value: int) -> None:
+        """Told what is due to the client, whenever that changes: see `exchange.READING`."""
+
     @abstractmethod
     def _refuse(self, error: RequestError) -> None:
         """Answer with an error, and read no further request."""
@@ -153,6 +156,8 @@ class RequestReader(asyncio.Protocol):
             end = data.find(b"\r\n\r\n") + 4
             self._offer_head(data[:end], len(data) - end)
         self._last = None
+        if self._exchange is None and not self._between:
+            self.mark(READING)
         if self._length and not self._between:
             self._step_aside(
                 data[: data.find(b"\r\n\r\n") + 4] if self._begun == 1 and alone else b""
@@ -215,6 +220,7 @@ class RequestReader(asyncio.Protocol):
         self._headers, self._target = known.headers, known.path.encode("latin-1")
         self._head_bytes = 0
         self.phase, self._since = Phase.BODY, monotonic()
+        self.mark(READING)
 
         def complete(body: memoryview) -> None:
             self._step_back()

@@ -12,7 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from model_scorer.errors import InvalidSpec
+from model_scorer.errors import InvalidSpec, PayloadTooLarge
+from model_scorer.images.decode import MAX_PIXELS
 
 _INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -209,6 +210,15 @@ def parse_preprocess(document: dict[str, Any]) -> tuple[Preprocess, list[str] | 
     )
 
 
+def _check_resized(size: tuple[int, int], resized: tuple[int, int]) -> None:
+    """Keep a strip of some bytes, one pixel wide and very long, from becoming gigabytes when its shorter side grows."""
+    if resized[0] * resized[1] > MAX_PIXELS:
+        raise PayloadTooLarge(
+            f"the image of {size[0]} x {size[1]} pixels would be resized to {resized[0]} x {resized[1]}; "
+            f"at most {MAX_PIXELS:,} pixels are accepted"
+        )
+
+
 def fit_image(image: Image.Image, how: Preprocess) -> np.ndarray:
     """Resize and crop one image.
 
@@ -251,6 +261,7 @@ def fit_image(image: Image.Image, how: Preprocess) -> np.ndarray:
         image = image.resize((how.crop, how.crop), resample, box=box)
     else:
         if size != image.size:
+            _check_resized(image.size, size)
             image = image.resize(size, resample)
         if how.crop is not None:
             padded = Image.new(image.mode, (max(size[0], how.crop), max(size[1], how.crop)))

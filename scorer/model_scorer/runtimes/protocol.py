@@ -51,6 +51,8 @@ class Signature:
         row_width: numbers in one row when the input is one matrix; None when unknown or not a matrix.
         classes: what a classifier tells apart, as it answers them, in the order of its probabilities; empty when it is
             none, or not known.
+        optional: columns that a row may leave out; they are null then.
+        times: columns of dates and times, written as in ISO 8601; their datatype is BYTES.
     """
 
     inputs: tuple[TensorSpec, ...] = ()
@@ -58,6 +60,8 @@ class Signature:
     columns: tuple[str, ...] = ()
     row_width: int | None = None
     classes: tuple[str | int | float | bool, ...] = ()
+    optional: frozenset[str] = frozenset()
+    times: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,9 @@ def _load_export(path: Path, device: torch.device, *, trust: bool) -> torch.nn.M
         raise LoadFailed(
             f"{path.name} is no torch.export program that torch {torch.__version__} can read: "
             f"{_first_line(err)}",
-            "save it again with torch.export.save in this version, and check the upload",
+            "it was exported on a GPU: set `device: gpu`, or export it again on the CPU"
+            if device.type == "cpu" and "cuda" in str(err).lower()
+            else "save it again with torch.export.save in this version, and check the upload",
         ) from err
     return module
 

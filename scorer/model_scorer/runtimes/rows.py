@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -76,15 +77,26 @@ def check_rows(
                     )
 
 
-def order_by_columns(row: dict[str, Any], index: int, columns: Sequence[str]) -> list[Any]:
-    """The values of a row given by column name, in the model's order; a column that is absent or unknown is an error."""
+def order_by_columns(
+    row: dict[str, Any],
+    index: int,
+    columns: Sequence[str],
+    optional: Set[str] = frozenset(),
+) -> list[Any]:
+    """The values of a row given by column name, in the model's order.
+
+    Raises:
+        InvalidInput: a column is unknown, or absent and not optional; what is optional is null when it is absent.
+    """
     if len(row) == len(columns):
         try:
             return [row[name] for name in columns]
         except KeyError:
             pass
-    missing = [name for name in columns if name not in row]
+    missing = [name for name in columns if name not in row and name not in optional]
     unknown = [name for name in row if name not in columns]
+    if not missing and not unknown:
+        return [row.get(name) for name in columns]
     parts = []
     if missing:
         parts.append(f"missing {_list_names(missing)}")
@@ -101,11 +113,19 @@ def parse_column(values: Sequence[Any], name: str, kind: str | None) -> Array:
     Args:
         values: one for each row.
         name: for messages.
-        kind: `number`, `text`, or None when either will do.
+        kind: `number`, `text`, or None when either will do; `integer`, `boolean` and `time` where the model's author
+            declared them.
 
     Returns:
-        float64, or object holding str and None.
+        float64, or object holding str and None; int64, bool or datetime64 for what was declared so, but float64 for
+        integers and truth values with a null among them.
     """
+    if kind == "time":
+        return _parse_times(values, name)
+    if kind == "integer":
+        return _parse_integers(values, name)
+    if kind == "boolean":
+        return _parse_booleans(values, name)
     if kind != "text" and all(value is None or isinstance(value, int | float) for value in values):
         try:
             return np.array(values, dtype=np.float64)
@@ -125,6 +145,52 @@ def parse_column(values: Sequence[Any], name: str, kind: str | None) -> Array:
     array = np.empty(len(values), dtype=object)
     array[:] = values
     return array
+
+
+def _parse_integers(values: Sequence[Any], name: str) -> Array:
+    for index, value in enumerate(values):
+        whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+        if value is not None and not (whole or (isinstance(value, float) and value != value)):
+            raise InvalidInput(
+                f"row {index}, column {name!r}: expected a whole number, got {show(value)}"
+            )
+    has_gaps = any(value is None or value != value for value in values)
+    try:
+        return np.array(values, dtype=np.float64 if has_gaps else np.int64)
+    except OverflowError as err:
+        raise InvalidInput(f"column {name!r}: {err}") from err
+
+
+def _parse_booleans(values: Sequence[Any], name: str) -> Array:
+    for index, value in enumerate(values):
+        if not (value is None or value in (0, 1) or value != value):
+            raise InvalidInput(
+                f"row {index}, column {name!r}: expected true or false, got {show(value)}"
+            )
+    has_gaps = any(value is None or value != value for value in values)
+    return np.array(values, dtype=np.float64 if has_gaps else np.bool_)
+
+
+def _parse_times(values: Sequence[Any], name: str) -> Array:
+    array = np.empty(len(values), dtype="datetime64[ns]")
+    for index, value in enumerate(values):
+        array[index] = "NaT" if value is None or value == "" else _parse_time(value, index, name)
+    return array
+
+
+def _parse_time(value: Any, index: int, name: str) -> np.datetime64:
+    try:
+        time = datetime.fromisoformat(value)
+        if time.tzinfo is not None:
+            time = time.astimezone(UTC).replace(tzinfo=None)
+    except (TypeError, ValueError, OverflowError):
+        raise InvalidInput(
+            f"row {index}, column {name!r}: expected a date and time as in ISO 8601, got {show(value)}"
+        ) from None
+    # Nanoseconds in 64 bits reach from 1678 to 2261; numpy wraps around beyond.
+    if not 1678 <= time.year <= 2261:
+        raise InvalidInput(f"row {index}, column {name!r}: the year {time.year} is out of range")
+    return np.datetime64(time, "ns")
 
 
 def parse_texts(rows: Sequence[Any]) -> Array:

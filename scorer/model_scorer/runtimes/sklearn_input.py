@@ -72,7 +72,7 @@ def _parse_records(shape: EstimatorShape, rows: Sequence[Any]) -> Array | dict[s
     for index, row in enumerate(rows):
         if not isinstance(row, dict):
             raise InvalidInput(f"row {index}: expected an object, got {show(row)}")
-        values.append(order_by_columns(row, index, columns))
+        values.append(order_by_columns(row, index, columns, shape.optional))
     if shape.all_numbers:
         return parse_matrix(values, len(columns), columns)
     return _columns_of(shape, columns, values)
@@ -148,6 +148,8 @@ def blame_input(
     for name, array in arrays.items():
         if array.dtype.kind == "O":
             bad = np.array([value is None for value in array.reshape(-1)]).reshape(array.shape)
+        elif array.dtype.kind == "M":
+            bad = np.isnat(array)
         elif array.dtype.kind == "f":
             with np.errstate(invalid="ignore"):
                 bad = ~(np.abs(array) <= np.finfo(np.float32).max)

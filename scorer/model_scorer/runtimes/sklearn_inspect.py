@@ -15,9 +15,14 @@ class EstimatorShape:
     Attributes:
         width: features per row, None when unknown.
         columns: names it was fitted with; empty without.
-        kinds: for each column `number`, `text`, or None when either will do.
+        kinds: for each column `number`, `text`, or None when either will do; see `parse_column` for what a model's
+            author may declare beside.
         texts: the input is a list of texts, not a matrix.
         classes: of a classifier with one output, in the order of its probabilities; empty without.
+        frame: it must be given a table with these columns; else their names are for clients alone.
+        optional: columns that a row may leave out.
+        datatypes: of columns, as they were declared; of others see `kinds`.
+        input_name: of the only input where it is no table.
     """
 
     width: int | None
@@ -25,6 +30,10 @@ class EstimatorShape:
     kinds: dict[str, str | None] = field(default_factory=dict)
     texts: bool = False
     classes: tuple[str | int | float | bool, ...] = ()
+    frame: bool = False
+    optional: frozenset[str] = frozenset()
+    datatypes: dict[str, str] = field(default_factory=dict)
+    input_name: str = "X"
 
     @property
     def all_numbers(self) -> bool:
@@ -48,7 +57,7 @@ def inspect_estimator(estimator: Any) -> EstimatorShape:
     if names is not None:
         columns = tuple(str(name) for name in names)
         kinds = _column_kinds(first, columns)
-        return EstimatorShape(len(columns), columns, kinds, classes=classes)
+        return EstimatorShape(len(columns), columns, kinds, classes=classes, frame=True)
     if width is not None:
         return EstimatorShape(int(width), (), {}, classes=classes)
     texts = hasattr(first, "vocabulary_") or _is_hashing(first)

@@ -16,6 +16,11 @@ from typing import Any
 import numpy as np
 
 from model_scorer.errors import InvalidInput, InvalidSpec, LoadFailed
+from model_scorer.runtimes.mlflow_signature import (
+    NOTHING_DECLARED,
+    DeclaredSignature,
+    read_declared_signature,
+)
 from model_scorer.runtimes.model_folder import ModelFolder
 from model_scorer.runtimes.protocol import (
     Array,
@@ -32,6 +37,7 @@ from model_scorer.runtimes.protocol import (
     stack_rows,
 )
 from model_scorer.runtimes.rows import parse_matrix
+from model_scorer.runtimes.sklearn_declared import complete_shape, declared_answer
 from model_scorer.runtimes.sklearn_file import SUFFIXES, limit_jobs, read_estimator
 from model_scorer.runtimes.sklearn_input import blame_input, parse_input
 from model_scorer.runtimes.sklearn_inspect import EstimatorShape, inspect_estimator
@@ -80,7 +86,7 @@ def load(folder: ModelFolder, settings: Settings) -> SklearnRuntime:
             f"model.yaml asks for output {answer}, which {type(estimator).__name__} has not",
             "use `output: predict`, or train with probabilities",
         )
-    return SklearnRuntime(estimator, answer)
+    return SklearnRuntime(estimator, answer, read_declared_signature(folder.path))
 
 
 class SklearnRuntime:
@@ -89,9 +95,12 @@ class SklearnRuntime:
     Args:
         estimator: fitted, with `predict`.
         answer: the method whose result dialects without output names show.
+        declared: what an `MLmodel` file beside it says of inputs and outputs.
     """
 
-    def __init__(self, estimator: Any, answer: str) -> None:
+    def __init__(
+        self, estimator: Any, answer: str, declared: DeclaredSignature = NOTHING_DECLARED
+    ) -> None:
         from sklearn import set_config
 
         # Parameters were validated when the model was trained: 12 % of a one-row predict.
@@ -100,9 +109,7 @@ class SklearnRuntime:
         self._estimator = estimator
         self._answer = answer
         self._methods = {m: getattr(estimator, m) for m in METHODS if hasattr(estimator, m)}
-        self._shape: EstimatorShape = inspect_estimator(estimator)
-        self._input_name = "X"
-        self._columns_known = bool(self._shape.columns)
+        self._shape: EstimatorShape = complete_shape(inspect_estimator(estimator), declared)
         # Rows of few numbers are validated and joined once for the whole batch.
         self._joins_rows = self._shape.all_numbers
         self._linear = compile_linear(estimator) if self._shape.all_numbers else None
@@ -120,10 +127,15 @@ class SklearnRuntime:
         )
         self.signature = Signature(
             inputs=self._input_specs(),
-            outputs=tuple(TensorSpec(m, "FP64", (-1,)) for m in self._order()),
+            outputs=tuple(
+                declared_answer(declared, m) if m == "predict" else TensorSpec(m, "FP64", (-1,))
+                for m in self._order()
+            ),
             columns=self._shape.columns,
             row_width=self._shape.width,
             classes=self._shape.classes,
+            optional=self._shape.optional,
+            times=frozenset(n for n, kind in self._shape.kinds.items() if kind == "time"),
         )
 
     def _order(self) -> list[str]:
@@ -132,14 +144,17 @@ class SklearnRuntime:
     def _input_specs(self) -> tuple[TensorSpec, ...]:
         shape = self._shape
         if shape.texts:
-            return (TensorSpec(self._input_name, "BYTES", (-1,)),)
+            return (TensorSpec(shape.input_name, "BYTES", (-1,)),)
         if shape.columns and not shape.all_numbers:
-            kinds = {"text": "BYTES"}
             return tuple(
-                TensorSpec(name, kinds.get(shape.kinds[name] or "", "FP64"), (-1,))
-                for name in shape.columns
+                TensorSpec(
+                    name,
+                    shape.datatypes.get(name) or ("BYTES" if kind == "text" else "FP64"),
+                    (-1,),
+                )
+                for name, kind in ((name, shape.kinds[name]) for name in shape.columns)
             )
-        return (TensorSpec(self._input_name, "FP64", (-1, shape.width or -1)),)
+        return (TensorSpec(shape.input_name, "FP64", (-1, shape.width or -1)),)
 
     # ------------------------------------------------------------------------------------------------ validation
 
@@ -295,12 +310,16 @@ class SklearnRuntime:
             raise
 
     def _model_input(self, merged: Array | dict[str, Array]) -> Any:
-        if isinstance(merged, dict) or self._shape.columns:
+        shape = self._shape
+        if isinstance(merged, dict) or shape.frame:
             import pandas as pd
 
-            if isinstance(merged, dict):
-                return pd.DataFrame(merged)
-            return pd.DataFrame(merged, columns=self._shape.columns)
+            if not isinstance(merged, dict):
+                return pd.DataFrame(merged, columns=shape.columns)
+            table = pd.DataFrame(merged)
+            # Fitted with an array: the names are the MLmodel file's, and for clients alone.
+            by_position = bool(shape.columns) and not shape.frame
+            return table.to_numpy(dtype=object) if by_position else table
         if merged.dtype == object:
             return merged.tolist()
         return merged
@@ -326,8 +345,10 @@ class SklearnRuntime:
         if shape.texts:
             return RowsInput(["a text for the warm-up"])
         if shape.columns:
-            values = {None: 0.0, "number": 0.0, "text": "a"}
-            return RowsInput([{name: values[shape.kinds.get(name)] for name in shape.columns}])
+            values = {None: 0.0, "text": "a", "time": "2000-01-01T00:00:00"}
+            return RowsInput(
+                [{name: values.get(shape.kinds.get(name), 0.0) for name in shape.columns}]
+            )
         return RowsInput([[0.0] * (shape.width or 1)])
 
     def close(self) -> None:

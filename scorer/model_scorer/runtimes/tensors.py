@@ -30,3 +30,13 @@ def datatype_of(array: Array) -> str:
     """The protocol's name of an array's dtype; texts and anything unknown are BYTES."""
     name = _NAMES.get(array.dtype)
     return name if name is not None else _NAMES.get(array.dtype.newbyteorder("="), "BYTES")
+
+
+def datatype_of_dtype(name: str) -> str | None:
+    """The protocol's name of a dtype by numpy's name for it; BYTES for texts, None for what is neither."""
+    try:
+        dtype = np.dtype(name)
+    except (TypeError, ValueError):
+        # pandas' and MLflow's names for texts.
+        return "BYTES" if name in ("string", "category") else None
+    return _NAMES.get(dtype) or ("BYTES" if dtype.kind in "OSU" else None)

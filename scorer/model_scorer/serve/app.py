@@ -23,7 +23,7 @@ from model_scorer.errors import (
     RequestError,
 )
 from model_scorer.http1.connection import Connection
-from model_scorer.http1.exchange import HttpLimits, KnownHead
+from model_scorer.http1.exchange import READING, HttpLimits, KnownHead
 from model_scorer.http1.tornado_bridge import ExchangeConnection, hand_over
 from model_scorer.runtimes.protocol import Call, Output, Prepared, Runtime
 from model_scorer.serve.access import TIMEOUT_HEADER, check_access, read_timeout
@@ -266,9 +266,12 @@ class ScoringApp:
         if taker is None:
             return False
         connection = job.connection
-        return isinstance(connection, TrackedConnection) and connection.pass_on(
-            self.sharing, taker, job
-        )
+        if not isinstance(connection, TrackedConnection):
+            return False
+        assert job.route is not None
+        # On its way it is as lost as elsewhere if the taker dies.
+        connection.mark(job.route.index + 1)
+        return connection.pass_on(self.sharing, taker, job)
 
     def _count_in(self, job: ScoringJob) -> None:
         assert job.route is not None
@@ -376,6 +379,7 @@ class ScoringApp:
     def _serve_page(self, job: ScoringJob) -> None:
         request = job.request
         dialect, index = self._dialect_of(request.path)
+        job.connection.mark(READING)
 
         def finished(status: int, size: int) -> None:
             seconds = monotonic() - job.received_at

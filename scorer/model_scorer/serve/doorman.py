@@ -1,7 +1,7 @@
 """The doorman: accepts connections and hands each to the worker with the fewest; answers for workers that die.
 
 A second descriptor of every handed-out connection stays here until its worker says that it is closed. So a worker that
-crashes on a request leaves somebody who can tell the client.
+crashes on a request leaves somebody who can tell the client, and who can give its other clients to another worker.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from model_scorer.serve.listening import BACKLOG
 from model_scorer.serve.messages import send, send_with
-from model_scorer.serve.shared import ASSIGNED, IN_FLIGHT, MAX_TRACKED, SharedStats
+from model_scorer.serve.shared import ASSIGNED, IN_FLIGHT, MAX_TRACKED, UNREAD, SharedStats
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +47,8 @@ class Doorman:
         # By number: the channel of the worker that has the connection, and our descriptor of it.
         self._held: dict[int, tuple[socket.socket, socket.socket]] = {}
         self._free_numbers = deque(range(MAX_TRACKED))
+        # Accepted when no worker was there to take them.
+        self._waiting: list[socket.socket] = []
 
     def listen(self) -> None:
         """Open the port; connections wait until `set_accepting`."""
@@ -54,6 +56,10 @@ class Doorman:
 
     def set_accepting(self, accepting: bool) -> None:
         """Accept connections, or leave them in the backlog."""
+        if accepting:
+            waiting, self._waiting = self._waiting, []
+            for connection in waiting:
+                self._hand_out(connection)
         if accepting == self._accepting or self._listener.fileno() < 0:
             return
         self._accepting = accepting
@@ -68,6 +74,8 @@ class Doorman:
         if self._accepting:
             self._accept()
             self.set_accepting(False)
+        for connection in self._waiting:
+            connection.close()
         self._listener.close()
 
     def let_go(self, numbers: list[int]) -> None:
@@ -80,23 +88,33 @@ class Doorman:
                 self._free_numbers.append(number)
 
     def answer_for(self, channel: socket.socket) -> None:
-        """Answer what a dead worker left unanswered, in the dialect that was asked; close the rest.
+        """Answer what a dead worker left unanswered, in the dialect that was asked; give others what it did not read.
+
+        A connection that waits for its next request is closed: whether the worker had begun to read one cannot be known.
 
         Args:
             channel: of the worker.
         """
-        numbers = [number for number, (owner, _) in self._held.items() if owner is channel]
-        for number in numbers:
+        unread = []
+        for number, (owner, connection) in list(self._held.items()):
+            if owner is not channel:
+                continue
             due = self._stats.pending[number]
+            if due == UNREAD or (not due and _holds_data(connection)):
+                del self._held[number]
+                self._free_numbers.append(number)
+                unread.append(connection)
+                continue
             if due:
                 # Imported on this rare occasion: the codecs bring numpy, which the supervisor does without.
                 from model_scorer.serve.last_answers import render_lost
 
-                connection = self._held[number][1]
                 with contextlib.suppress(OSError):
                     connection.send(render_lost(due - 1), socket.MSG_DONTWAIT)
                     connection.shutdown(socket.SHUT_RDWR)
-        self.let_go(numbers)
+            self.let_go([number])
+        for connection in unread:
+            self._hand_out(connection)
 
     def pass_on(self, number: int, to: int, request: int, giver: socket.socket) -> None:
         """Hand a connection that one worker gave up to another.
@@ -149,8 +167,13 @@ class Doorman:
                 slots[taker[0]].ints[IN_FLIGHT],
             ),
         )
+        if not takers:
+            self._waiting.append(connection)
+            return
         for slot, channel in takers:
             number = self._free_numbers.popleft() if self._free_numbers else -1
+            if number >= 0:
+                self._stats.pending[number] = UNREAD
             try:
                 send(channel, {"kind": "connection", "number": number}, connection)
             except OSError as err:
@@ -165,3 +188,11 @@ class Doorman:
                 connection.close()
             return
         connection.close()
+
+
+def _holds_data(connection: socket.socket) -> bool:
+    """Whether its client has sent something that nobody has read."""
+    try:
+        return bool(connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    except OSError:
+        return False

@@ -14,9 +14,9 @@ def render_lost(dialect: int) -> bytes:
     """The whole response.
 
     Args:
-        dialect: index in `shared.DIALECTS`.
+        dialect: index in `shared.DIALECTS`; beyond them when the request was not read so far.
     """
-    answer = _DIALECTS[dialect].error(
+    answer = _DIALECTS[min(dialect, len(_DIALECTS) - 1)].error(
         ModelFailed("the model's process ended while it worked on this request")
     )
     lines = render_lines(answer.headers)

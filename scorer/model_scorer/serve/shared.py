@@ -162,12 +162,15 @@ class WorkerSlot:
 
 # Connections that the supervisor can answer for when their worker dies; beyond it they are only closed.
 MAX_TRACKED = 65536
+# What is due on a connection of which no worker has read a byte.
+UNREAD = 254
 
 
 class SharedStats:
     """The slots of all workers, in anonymous memory that forked processes share.
 
-    `pending` has one byte for each connection number: 0, or 1 + the index of the dialect whose answer is due.
+    `pending` has one byte for each connection number: what is due to its client. That is 1 + the index of the dialect whose
+    answer it waits for, `UNREAD`, or `NOTHING_DUE` and `READING` of the room `http1`.
 
     Args:
         workers: number of slots.

@@ -217,7 +217,7 @@ class Supervisor:
             return "the model is not loaded yet"
         if self._settings.auth_mode == "APIKey" and self._look_for_keys():
             return self._keys_problem
-        if not any(worker.ready for worker in self._workers):
+        if not any(worker.ready and not worker.retiring for worker in self._workers):
             return "no worker is alive; a replacement is starting"
         return ""
 
@@ -295,7 +295,7 @@ class Supervisor:
         return [
             (worker.slot, worker.channel)
             for worker in self._workers
-            if worker.ready and worker.channel is not None
+            if worker.ready and not worker.retiring and worker.channel is not None
         ]
 
     def _spawn(self, worker: _Worker) -> None:
@@ -337,6 +337,8 @@ class Supervisor:
                 self._doorman.pass_on(message["number"], message["to"], received[1][0], channel)
             elif kind == "hung" and worker.channel is channel:
                 self._retire(worker)
+            elif kind == "lost" and worker.channel is channel:
+                self._spare(worker)
 
     def _on_ready(self, worker: _Worker, message: dict[str, Any]) -> None:
         worker.ready, worker.ready_at = True, time.monotonic()
@@ -407,6 +409,15 @@ class Supervisor:
         if not any(w.ready for w in self._workers):
             self._doorman.set_accepting(False)
         self._loop.call_later(delay, self._spawn, worker)
+
+    def _spare(self, worker: _Worker) -> None:
+        """No connections for a worker that ends by itself; connections wait for its successor if there is no other.
+
+        It is replaced when it is gone: until then its GPU's memory is its own.
+        """
+        worker.retiring = True
+        if not self._find_takers():
+            self._doorman.set_accepting(False)
 
     def _retire(self, worker: _Worker) -> None:
         """Replace a worker that still answers, but whose model is stuck on a thread."""

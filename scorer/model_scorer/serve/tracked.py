@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from model_scorer.http1.connection import Connection
-from model_scorer.http1.exchange import Exchange, Handler
+from model_scorer.http1.exchange import NOTHING_DUE, Exchange, Handler
 
 if TYPE_CHECKING:
     from model_scorer.serve.sharing import WorkSharing
@@ -74,6 +74,6 @@ class TrackedConnection(Connection):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop."""
-        self.mark(0)
+        self.mark(NOTHING_DUE)
         super().connection_lost(exc)
         self._forget(self._number)

@@ -23,6 +23,7 @@ from model_scorer.runtimes.protocol import Prepared, Runtime
 from model_scorer.serve.access_log import AccessLog
 from model_scorer.serve.app import AppOptions, ScoringApp
 from model_scorer.serve.batcher import Batcher, BatchLimits
+from model_scorer.serve.device_watch import DeviceWatch
 from model_scorer.serve.keys import KeyStore
 from model_scorer.serve.loader import load_model
 from model_scorer.serve.messages import describe_error, receive, send, send_with
@@ -170,7 +171,8 @@ def run_worker(
         loop.run_until_complete(worker.run(report))
     finally:
         loop.close()
-        loaded.close()
+        if not worker.device_lost:
+            loaded.close()
 
 
 class Worker:
@@ -207,9 +209,16 @@ class Worker:
         self._closed: list[int] = []
         self.pending = all_stats.pending
         self._tasks: set[asyncio.Task[Any]] = set()
+        self.device_lost = False
+        # On a CPU nothing can be lost, and calls of microseconds are spared the look.
+        execute = (
+            DeviceWatch(runtime.execute, self._tell_device_lost)
+            if settings.device == "gpu"
+            else runtime.execute
+        )
         self._batcher = Batcher(
             loop,
-            runtime.execute,
+            execute,
             BatchLimits(
                 max_rows=max_rows,
                 max_queued=math.ceil(settings.max_queued_requests / workers),
@@ -368,6 +377,22 @@ class Worker:
     def _hung(self) -> None:
         """The model never came back: this process serves on, and asks to be replaced by a clean one."""
         self._tell({"kind": "hung"})
+
+    def _tell_device_lost(self) -> None:
+        """From the thread that ran the model, while the loop may be at its end."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._end_without_device)
+
+    def _end_without_device(self) -> None:
+        """Nothing here will ever be scored again: get no more connections, answer what is here, end."""
+        self.device_lost = True
+        log.error("the GPU is lost to this process, which ends")
+        self._tell({"kind": "lost"})
+        if not self._retiring:
+            self._retiring = True
+            self._app.begin_closing()
+            task = self._loop.create_task(self._finish())
+            self._tasks.add(task)
 
     def _tell(self, message: dict[str, Any]) -> None:
         try:

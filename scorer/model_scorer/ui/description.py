@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from model_scorer.dialects.openapi import example_row, json_type
+from model_scorer.dialects.openapi import column_types, example_row
 from model_scorer.dialects.protocol import Target
 from model_scorer.runtimes.protocol import Signature
 
@@ -106,8 +106,7 @@ def _rows_form(target: Target, body: Any) -> dict[str, Any] | None:
 
 def _columns(signature: Signature) -> list[dict[str, str]]:
     if signature.columns:
-        types = {spec.name: json_type(spec.datatype) for spec in signature.inputs}
-        return [{"name": name, "type": types.get(name, "number")} for name in signature.columns]
+        return [{"name": name, "type": kind} for name, kind in column_types(signature).items()]
     if signature.row_width is None:
         return []
     return [
@@ -120,8 +119,8 @@ def _infer_form(target: Target) -> dict[str, Any] | None:
     """How V2 is asked for a classifier's probabilities beside its label, which `/score` alone would show."""
     signature = target.signature
     names = [spec.name for spec in signature.outputs]
-    if names[:1] != [_LABELS] or _PROBABILITIES not in names:
-        return None
+    if names[:1] != [_LABELS] or _PROBABILITIES not in names or signature.optional:
+        return None  # a tensor of numbers has no place for the null of a field that was left empty
     return {
         "path": f"v2/models/{target.name}/infer",
         "inputs": [{"name": s.name, "datatype": s.datatype} for s in signature.inputs],

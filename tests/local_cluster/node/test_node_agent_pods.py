@@ -156,6 +156,28 @@ async def test_unknown_image_ends_in_image_pull_back_off(api, start_agent, pod):
     await api.until(lambda: api.get("pods", "a") is None)
 
 
+async def test_an_image_volume_is_pulled_when_its_container_starts_and_fails_as_any_image(
+    api, start_agent, pod
+):
+    await start_agent()
+    mount = {"volumeMounts": [{"name": "model", "mountPath": "/mnt/source"}]}
+    asked = pod("a", container=mount)
+    reference = "registry.example.com/models/faq:3"
+    asked["spec"]["volumes"] = [{"name": "model", "image": {"reference": reference}}]
+    await api.add("pods", asked)
+
+    def waiting(reason: str) -> str | None:
+        wait = state_of(api, "a").get("state", {}).get("waiting") or {}
+        return wait.get("message") if wait.get("reason") == reason else None
+
+    message = await api.until(lambda: waiting("ErrImagePull"))
+    assert f"{reference}: not found" in message
+    message = await api.until(lambda: waiting("ImagePullBackOff"))
+    assert message.startswith(f'Back-off pulling image "{reference}"')
+    await api.delete_pod("a")
+    await api.until(lambda: api.get("pods", "a") is None)
+
+
 async def test_missing_program_is_a_start_error(api, start_agent, pod):
     await start_agent()
     container = {"command": ["no-such-program"]}

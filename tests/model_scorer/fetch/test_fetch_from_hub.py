@@ -225,6 +225,43 @@ def test_the_token_is_in_no_message_and_no_log(
     assert TOKEN not in caplog.text + caught.value.message + caught.value.hint
 
 
+def test_a_signature_is_of_the_commit_that_its_model_is_of(
+    hub: Hub, fetching: Any, tmp_path: Any
+) -> None:
+    model_signing = pytest.importorskip("model_signing")
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    private, public = tmp_path / "key.pem", tmp_path / "key.pub"
+    private.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    public.write_bytes(
+        key.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+    )
+    file, signature = tmp_path / "config.json", tmp_path / "config.json.sig"
+    file.write_bytes(b"older")
+    model_signing.signing.Config().use_elliptic_key_signer(private_key=private).sign(
+        file, signature
+    )
+    newer = hub.commit({"config.json": b"newer", "config.json.sig": b"of the newer"})
+    hub.commit({"config.json": b"older", "config.json.sig": signature.read_bytes()})
+    hub.moves_after_resolving = {"main": newer}
+    fetching.change(signature_key=public)
+
+    fetching(f"hf://{REPOSITORY}/config.json")
+
+    assert fetching.files == {"config.json": b"older"}
+    assert len([path for path, _ in hub.requests if path.endswith("/revision/main")]) == 1
+
+
 def test_a_signature_beside_a_file_is_looked_for(hub: Hub, fetching: Any, tmp_path: Any) -> None:
     pytest.importorskip("model_signing")
     from cryptography.hazmat.primitives import serialization

@@ -175,6 +175,16 @@ def test_any_size_fits(size: tuple[int, int]) -> None:
         assert fit_image(gradient(*size), how).shape == (224, 224, 3)
 
 
+@pytest.mark.parametrize("how", [Preprocess(crop=None), Preprocess(resize=100)])
+@pytest.mark.parametrize("size", [(1, 60_000), (60_000, 1)])
+def test_a_strip_that_would_grow_to_gigabytes_is_refused(
+    how: Preprocess, size: tuple[int, int]
+) -> None:
+    strip = decode_image(encode(Image.new("RGB", size)))
+    with pytest.raises(PayloadTooLarge, match="resized to"):
+        fit_image(strip, how)
+
+
 def test_channel_order_and_grey() -> None:
     rgb = fit_image(gradient(), Preprocess(resize=None, crop=None))
     bgr = fit_image(gradient(), Preprocess(resize=None, crop=None, channel_order="BGR"))

@@ -297,6 +297,19 @@ def test_what_cannot_be_loaded_says_why(case: str, net: nn.Module, tmp_path: Pat
     assert raised.value.hint
 
 
+def test_a_program_exported_on_a_gpu_names_both_ways_out(
+    net: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> None:
+        raise RuntimeError("Attempting to deserialize object on a CUDA device but there is none")
+
+    save(net, "export", folder(tmp_path, dict(IMAGE_CONFIG)))
+    monkeypatch.setattr(torch.export, "load", refuse)
+    with pytest.raises(LoadFailed, match="CUDA device") as raised:
+        load_folder(tmp_path)
+    assert "device: gpu" in raised.value.hint
+
+
 def test_torchscript_that_would_write_files_is_refused(tmp_path: Path) -> None:
     class Writer(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -22,6 +22,7 @@ from model_scorer.errors import (
     LoadFailed,
     MissingDependency,
     ScorerError,
+    UnsafePickle,
 )
 from model_scorer.runtimes.protocol import Call, RowsInput, TableInput, TensorsInput
 from model_scorer.runtimes.registry import open_and_load
@@ -199,6 +200,23 @@ def test_text_pipelines_take_texts(load):
     assert score(runtime, RowsInput(["a good one", "bad"]))["predict"].tolist() == ["up", "down"]
     with pytest.raises(InvalidInput, match="row 1: expected a text, got the number 7"):
         runtime.prepare(Call(RowsInput(["good", 7])))
+
+
+class Halved(StandardScaler):
+    """A type that skops does not know."""
+
+
+def test_a_skops_file_with_an_unknown_type_is_refused_by_its_name(load):
+    model = make_pipeline(Halved(), LogisticRegression()).fit(FEATURES, CLASSES)
+    with pytest.raises(UnsafePickle, match=r"model\.skops holds types .*\bHalved\b"):
+        load(model, file="model.skops")
+
+
+def test_a_skops_file_with_an_unknown_type_is_loaded_by_who_trusts_it(load):
+    model = make_pipeline(Halved(), LogisticRegression()).fit(FEATURES, CLASSES)
+    runtime = load(model, file="model.skops", trust_pickle=True)
+    row = FEATURES[:1].tolist()
+    assert score(runtime, RowsInput(row))["predict"].tolist() == [CLASSES[0]]
 
 
 def test_null_is_a_missing_value(load):

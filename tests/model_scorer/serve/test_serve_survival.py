@@ -19,6 +19,24 @@ def run(data):
 """
 
 
+REQUEST = b"""POST /score HTTP/1.1\r
+Host: a\r
+Content-Type: application/json\r
+Content-Length: 11\r
+\r
+{"data": 1}"""
+
+
+def read_response(connection):
+    """The head and what of the body came with it."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        piece = connection.recv(65536)
+        assert piece, f"the connection ended after {received!r}"
+        received += piece
+    return received
+
+
 class Askers:
     """Threads that ask all the time, until they are told to end.
 
@@ -62,6 +80,32 @@ def test_a_worker_that_dies_leaves_no_request_without_an_answer(start_scorer, ma
     assert sum(status != 200 for status in askers.statuses) <= 4
     assert set(askers.statuses) <= {200, 500, 503}
     assert set(askers.statuses[seen:]) == {200}
+
+
+def test_a_client_that_had_not_asked_yet_is_answered_by_the_next_worker(
+    start_scorer, make_script, until
+):
+    scorer = start_scorer(make_script(SCRIPT), "python", workers=1, auth_mode="None")
+    with scorer.connect() as early, scorer.connect() as idle:
+        idle.sendall(REQUEST)
+        assert read_response(idle).startswith(b"HTTP/1.1 200 ")
+        assert scorer.post("/score", {"exit": True}).status == 500
+        # Whether the dead worker had read a next request nobody knows, so it is closed, and nothing is said.
+        assert idle.recv(1) == b""
+        early.sendall(REQUEST)
+        assert read_response(early).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_request_that_was_half_read_by_a_worker_that_dies_gets_an_error(
+    start_scorer, make_script, until
+):
+    scorer = start_scorer(make_script(SCRIPT), "python", workers=1, auth_mode="None")
+    with scorer.connect() as half:
+        half.sendall(REQUEST[:-2])
+        # What was sent before is read before.
+        assert scorer.post("/score", {"data": 1}).status == 200
+        assert scorer.post("/score", {"exit": True}).status == 500
+        assert read_response(half).startswith(b"HTTP/1.1 500 ")
 
 
 def test_a_run_that_hangs_delays_nobody_beyond_its_own_deadline(start_scorer, make_script, until):

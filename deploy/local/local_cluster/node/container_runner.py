@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -19,12 +20,18 @@ from local_cluster.node.launch import Launch
 from local_cluster.node.pod_status import ContainerRecord, Running, Waiting
 from local_cluster.node.runtime import Attempt, Exit, find_attempts, remove_old_attempts
 from local_cluster.node.volume_files import VolumeError
+from local_cluster.node.volumes import mounted_images
 
 # What a container gets after its preStop hook even when the grace period is used up.
 _MINIMUM_GRACE_SECONDS = 2.0
 _CONFIG_RETRY_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
+
+
+def _find_no_files(name: str) -> None:
+    """Look for an image that could be mounted."""
+    normalize_reference(name)
 
 
 class PodHandle(Protocol):
@@ -225,12 +232,26 @@ class ContainerRunner:
         return False
 
     async def _find_image(self) -> Image | None:
-        spec, events = self.record.spec, self._event
+        """The container's image; None when the container was stopped before there was one.
+
+        The images of its volumes are looked for first, as a kubelet pulls them before. None can be had here, because
+        the image map knows commands and no files.
+        """
+        spec = self.record.spec
+        if volumes := mounted_images(self._pod.manifest, spec):
+            reference, policy = volumes[0].get("reference", ""), volumes[0].get("pullPolicy")
+            return await self._pull(reference, policy, _find_no_files)
         name = spec.get("image", "")
+        return await self._pull(name, spec.get("imagePullPolicy"), self._pod.node.images.find)
+
+    async def _pull(
+        self, name: str, policy: str | None, find: Callable[[str], Image | None]
+    ) -> Image | None:
+        events = self._event
         waited = 0.0
         while not self._stopping.is_set():
             try:
-                image = self._pod.node.images.find(name)
+                image = find(name)
                 reference = normalize_reference(name)
             except InvalidImageNameError as err:
                 events("Warning", "InspectFailed", str(err))
@@ -240,7 +261,7 @@ class ContainerRunner:
             if image is not None:
                 events("Normal", "Pulled", f'Container image "{name}" already present on machine')
                 return image
-            if spec.get("imagePullPolicy") == "Never":
+            if policy == "Never":
                 message = f'Container image "{name}" is not present with pull policy of Never'
                 events("Warning", "ErrImageNeverPull", message)
                 events("Warning", "Failed", "Error: ErrImageNeverPull")

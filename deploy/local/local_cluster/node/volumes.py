@@ -68,6 +68,12 @@ def all_containers(pod: Manifest) -> list[Manifest]:
     return [*(pod["spec"].get("initContainers") or ()), *pod["spec"]["containers"]]
 
 
+def mounted_images(pod: Manifest, container: Manifest) -> list[Manifest]:
+    """The image volumes that a container mounts, each with its `reference` and `pullPolicy`."""
+    images = {v["name"]: v["image"] for v in pod["spec"].get("volumes") or () if "image" in v}
+    return [images[mount["name"]] for mount in _mounts(container) if mount["name"] in images]
+
+
 def _mounts(container: Manifest) -> list[Manifest]:
     return container.get("volumeMounts") or []
 
@@ -127,6 +133,9 @@ class PodVolumes:
         if "persistentVolumeClaim" in volume:
             claim = volume["persistentVolumeClaim"]["claimName"]
             return await self._find_claim(pod["metadata"]["namespace"], claim)
+        if "image" in volume:
+            # As in a kubelet: nothing to do here, the image is pulled when a container that mounts it starts.
+            return folder
         kinds = set(volume) - {"name"}
         if not kinds or kinds == {"emptyDir"}:
             folder.mkdir(parents=True, exist_ok=True)
