@@ -104,11 +104,11 @@ fuzz: $(STAMP) $(VENVS)/atheris/.installed ## 600,000 malformed requests and bod
 	@$(VENVS)/atheris/bin/python tests/model_scorer/fuzz/codecs_atheris.py 400000
 
 .PHONY: bench-scorer
-bench-scorer: $(STAMP) ## The scorer against every Python model server (needs wrk; about 1 h, BENCH_ARGS=--quick for less)
+bench-scorer: $(STAMP) ## The scorer against every Python model server (needs wrk; about 25 min, BENCH_ARGS=--quick for less)
 	@$(BIN)/python bench/bench_scorer.py $(BENCH_ARGS)
 
 .PHONY: bench-resnet
-bench-resnet: $(STAMP) ## ResNet-152 over HTTP against limits and peers (needs wrk; about 1 h, BENCH_ARGS=--quick for less)
+bench-resnet: $(STAMP) ## ResNet-152 over HTTP against limits and peers (needs wrk; about 25 min, BENCH_ARGS=--quick for less)
 	@$(BIN)/python bench/bench_resnet.py $(BENCH_ARGS)
 
 .PHONY: bench-operator
