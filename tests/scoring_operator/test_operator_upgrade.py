@@ -53,6 +53,16 @@ def upgrade(monkeypatch: pytest.MonkeyPatch):
     return lambda: monkeypatch.setattr(deployments, "build_pod_template", newer)
 
 
+async def serve_until(api: Api, upgrade: Any) -> dict[str, Any]:
+    """Have a model served by an operator that is then replaced by a newer one; the Deployment it left."""
+    await api.create(scoring_model())
+    async with running_operator(api.kubeconfig) as operator:
+        before = await serving(api)
+        await at_rest(operator)
+    upgrade()
+    return before
+
+
 async def test_a_newer_operator_writes_nothing_and_rolls_nothing(tmp_path: Path, upgrade) -> None:
     async with running_api(tmp_path) as api:
         canary = {"modelURI": "https://models.example.com/next.joblib", "weight": 10}
@@ -72,11 +82,7 @@ async def test_after_an_upgrade_other_wishes_are_met_with_the_template_that_is_t
     tmp_path: Path, upgrade
 ) -> None:
     async with running_api(tmp_path) as api:
-        await api.create(scoring_model())
-        async with running_operator(api.kubeconfig) as operator:
-            before = await serving(api)
-            await at_rest(operator)
-        upgrade()
+        before = await serve_until(api, upgrade)
         async with running_operator(api.kubeconfig):
             spec = {"replicas": 3, "rollout": {"strategy": "InPlace"}}
             await api.patch(Kinds.SCORING_MODEL, "faq", {"spec": spec})
@@ -94,11 +100,7 @@ async def test_after_an_upgrade_a_change_by_hand_is_undone_with_the_template_tha
     tmp_path: Path, upgrade
 ) -> None:
     async with running_api(tmp_path) as api:
-        await api.create(scoring_model())
-        async with running_operator(api.kubeconfig) as operator:
-            before = await serving(api)
-            await at_rest(operator)
-        upgrade()
+        before = await serve_until(api, upgrade)
         async with running_operator(api.kubeconfig):
             scorer = {"name": "scorer", "image": "elsewhere.example.com/scorer:1"}
             path = Kinds.DEPLOYMENT.path("default", "faq")

@@ -32,7 +32,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 # Fusing changes the order of additions: what float32 loses by it in a network of hundreds of layers stays below this
 # share of the largest output. A fused graph that differs by more is not used.
 _AGREEMENT = {torch.float32: 1e-3, torch.bfloat16: 6e-2, torch.float16: 2e-2}
-# From here on a convolutional network gains nothing from batches on a CPU (bench/RESULTS.md), so that its graph may be compiled
+# From here on a convolutional network gains nothing from batches on a CPU (docs/image-classification.md), so that its graph may be compiled
 # for single rows; below it, what each call costs whatever it does counts, and batches share that.
 _SLOW_ROW_SECONDS = 0.01
 

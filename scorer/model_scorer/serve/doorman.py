@@ -90,7 +90,7 @@ class Doorman:
     def answer_for(self, channel: socket.socket) -> None:
         """Answer what a dead worker left unanswered, in the dialect that was asked; give others what it did not read.
 
-        A connection that waits for its next request is closed: whether the worker had begun to read one cannot be known.
+        A connection that waits for its next request, and holds no data, is closed: the worker may have read one just before.
 
         Args:
             channel: of the worker.

@@ -82,9 +82,7 @@ def test_a_worker_that_dies_leaves_no_request_without_an_answer(start_scorer, ma
     assert set(askers.statuses[seen:]) == {200}
 
 
-def test_a_client_that_had_not_asked_yet_is_answered_by_the_next_worker(
-    start_scorer, make_script, until
-):
+def test_a_client_that_had_not_asked_yet_is_answered_by_the_next_worker(start_scorer, make_script):
     scorer = start_scorer(make_script(SCRIPT), "python", workers=1, auth_mode="None")
     with scorer.connect() as early, scorer.connect() as idle:
         idle.sendall(REQUEST)
@@ -97,7 +95,7 @@ def test_a_client_that_had_not_asked_yet_is_answered_by_the_next_worker(
 
 
 def test_a_request_that_was_half_read_by_a_worker_that_dies_gets_an_error(
-    start_scorer, make_script, until
+    start_scorer, make_script
 ):
     scorer = start_scorer(make_script(SCRIPT), "python", workers=1, auth_mode="None")
     with scorer.connect() as half:
