@@ -7,6 +7,7 @@ Whoever is slow, too large or malformed gets its 4xx and is disconnected; nobody
 from __future__ import annotations
 
 import asyncio
+import select
 from time import monotonic
 from typing import cast
 
@@ -18,6 +19,8 @@ from model_scorer.http1.responses import render_head
 
 # RFC 9112 section 9.6: close the writing side first, and go on reading for a moment.
 LINGER_SECONDS = 1.0
+# A server that ends leaves a client this long to ask once more: its request may be on its way, a new client's surely is.
+LAST_REQUEST_SECONDS = 1.0
 
 
 class Connection(RequestReader):
@@ -219,6 +222,11 @@ class Connection(RequestReader):
         """Nothing is being received or answered."""
         return self.phase is Phase.IDLE and self._exchange is None
 
+    def close_if_idle(self, now: float) -> None:
+        """Close, unless something is asked or may be on its way: what is closed on a request resets the client."""
+        if self.idle and now - self._since > LAST_REQUEST_SECONDS and not self._holds_unread():
+            self.close()
+
     def check_patience(self, now: float) -> None:
         """Disconnect a client that is too slow; called about once a second."""
         limits = self._handler.limits
@@ -236,6 +244,14 @@ class Connection(RequestReader):
             waited > limits.body_seconds + self._received() / limits.body_rate
         ):
             self._refuse(RequestTimeout("the request's body took too long"))
+
+    def _holds_unread(self) -> bool:
+        """Whether the kernel has bytes of the client, or its end, for us to read."""
+        if self._transport is None:
+            return False
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket"), select.POLLIN)
+        return bool(poll.poll(0))
 
     def _begin(self, exchange: Exchange) -> None:
         self._exchange = exchange

@@ -35,6 +35,7 @@ class ExchangeConnection(httputil.HTTPConnection):
     Args:
         exchange: answered through this object.
         closing: whether the connection must end with this response.
+        on_answer: told the status before the first byte leaves.
         on_finish: told the status and the body's size once the response is complete.
     """
 
@@ -44,11 +45,13 @@ class ExchangeConnection(httputil.HTTPConnection):
         *,
         closing: bool,
         extra_headers: tuple[tuple[str, str], ...],
+        on_answer: Callable[[int], None],
         on_finish: Callable[[int, int], None],
     ) -> None:
         self._exchange = exchange
         self._keep_alive = exchange.keep_alive and not closing
         self._extra_headers = extra_headers
+        self._on_answer = on_answer
         self._on_finish = on_finish
         self._status = 0
         self._sent = 0
@@ -91,6 +94,7 @@ class ExchangeConnection(httputil.HTTPConnection):
         lines = [f"HTTP/1.1 {start_line.code} {reason_phrase(start_line.code)}"]
         lines += [f"{name}: {value}" for name, value in headers.get_all()]
         head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")
+        self._on_answer(self._status)
         self._exchange.connection.write_raw(
             self._exchange, head + (self._frame(chunk) if chunk and not no_body else b"")
         )

@@ -112,9 +112,9 @@ class Answers:
         request_id = self._ids.new()
         lines = f"x-request-id: {request_id}\r\n{self._revision_line}"
         lines += render_lines(answer.headers)
-        connection.write_refusal(answer.status, answer.content_type, answer.body, lines)
         self.slot.count_error(error.reason)
         self.slot.count_request(index, answer.status, 0.0)
+        connection.write_refusal(answer.status, answer.content_type, answer.body, lines)
         self.note_page(request_id, "-", path, dialect.name, answer.status, 0.0, 0, error.reason)
 
     def note_page(

@@ -381,21 +381,22 @@ class ScoringApp:
         dialect, index = self._dialect_of(request.path)
         job.connection.mark(READING)
 
+        # Counted before it is sent: whoever has the answer finds it in the metrics.
+        def answered(status: int) -> None:
+            self._answers.slot.count_request(index, status, monotonic() - job.received_at)
+            if status in _PAGE_REASONS:
+                self._answers.slot.count_error(_PAGE_REASONS[status])
+
         def finished(status: int, size: int) -> None:
-            seconds = monotonic() - job.received_at
-            self._answers.slot.count_request(index, status, seconds)
-            reason = _PAGE_REASONS.get(status, "")
-            if reason:
-                self._answers.slot.count_error(reason)
             self._answers.note_page(
                 job.request_id,
                 request.method,
                 request.path,
                 dialect.name,
                 status,
-                seconds,
+                monotonic() - job.received_at,
                 size,
-                reason,
+                _PAGE_REASONS.get(status, ""),
             )
 
         job.page = ExchangeConnection(
@@ -406,6 +407,7 @@ class ScoringApp:
                 *self._answers.revision,
                 *(azure_ids(request.headers, job.request_id) if dialect is SCORE else ()),
             ),
+            on_answer=answered,
             on_finish=finished,
         )
         hand_over(self._pages, job, job.page)
@@ -432,11 +434,10 @@ class ScoringApp:
         """From now on every answer ends its connection."""
         self.closing = True
 
-    def close_idle(self) -> None:
+    def close_idle(self, now: float) -> None:
         """Close the connections that wait for nothing."""
         for connection in list(self._connections):
-            if connection.idle:
-                connection.close()
+            connection.close_if_idle(now)
 
     def abort(self, error: RequestError | None = None) -> None:
         """Close all connections; what is still unanswered gets a 503."""

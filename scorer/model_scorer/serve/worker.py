@@ -330,10 +330,10 @@ class Worker:
     async def _finish(self) -> None:
         """Answer what is in flight, close the rest, end."""
         limit = monotonic() + min(self._settings.timeout_seconds + 1, MAX_CLOSING_SECONDS)
-        self._app.close_idle()
+        self._app.close_idle(monotonic())
         while self._app.connections and monotonic() < limit:
             await asyncio.sleep(0.02)
-            self._app.close_idle()
+            self._app.close_idle(monotonic())
         self._app.abort()
         # Two passes: the transports close, then their ends are told.
         await asyncio.sleep(0)
