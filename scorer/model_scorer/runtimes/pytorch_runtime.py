@@ -66,18 +66,18 @@ def load(folder: ModelFolder, settings: Settings) -> NetworkRuntime:
             "precision float16 needs a GPU: CPUs compute it slower than float32",
             "use precision bfloat16 on the CPU, or `device: gpu`",
         )
-    torch.set_grad_enabled(False)
-    module, platform = load_module(folder, device, trust=settings.trust_pickle)
-    scored = Scored(Network(module, config.activation, dtype), config.preprocess)
-    try:
-        module.to(dtype)
-        if config.preprocess is not None:
-            module.to(memory_format=torch.channels_last)
-        scored.to(device)
-    except torch.cuda.OutOfMemoryError as err:
-        raise OutOfMemory(
-            "the network does not fit into the GPU's memory", "use a larger GPU or float16"
-        ) from err
+    with torch.no_grad():
+        module, platform = load_module(folder, device, trust=settings.trust_pickle)
+        scored = Scored(Network(module, config.activation, dtype), config.preprocess)
+        try:
+            module.to(dtype)
+            if config.preprocess is not None:
+                module.to(memory_format=torch.channels_last)
+            scored.to(device)
+        except torch.cuda.OutOfMemoryError as err:
+            raise OutOfMemory(
+                "the network does not fit into the GPU's memory", "use a larger GPU or float16"
+            ) from err
     engine, sizes, info = _engine(scored, config, settings, device, platform)
     return NetworkRuntime(engine, config, info, warm_up_sizes=sizes)
 
