@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import resource
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -68,6 +69,7 @@ class Sample:
         p50_ms, p99_ms: latency.
         errors: answers of 400 and above, broken connections, time-outs.
         cpu: seconds of CPU for each second and process of the server, busiest first.
+        generator_cpu: of the load generator, which shares the machine.
     """
 
     rate: float
@@ -75,6 +77,7 @@ class Sample:
     p99_ms: float
     errors: int = 0
     cpu: tuple[float, ...] = field(default=())
+    generator_cpu: float = 0.0
 
 
 def send(port: int, request: Request, timeout_seconds: float = 30.0) -> Response:
@@ -164,9 +167,9 @@ def run_wrk(
     command += ["-s", str(_SCRIPT), f"http://127.0.0.1:{port}", "--", str(requests_path)]
     if steady:
         command.append(str(times_path))
-    before = server.cpu_seconds()
+    before, generated = server.cpu_seconds(), _cpu_of_ended_children()
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60)
-    after = server.cpu_seconds()
+    after, generated = server.cpu_seconds(), _cpu_of_ended_children() - generated
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if done.returncode or not lines:
         raise RuntimeError(f"wrk failed: {done.stdout[-300:]} {done.stderr[-300:]}")
@@ -179,4 +182,11 @@ def run_wrk(
     if steady and not errors:
         times = [float(line) for line in times_path.read_text().split()]
         rate = derive_steady_rate(times, clients, elapsed) or rate
-    return Sample(rate, result["p50_ms"], result["p99_ms"], errors, tuple(used))
+    return Sample(
+        rate, result["p50_ms"], result["p99_ms"], errors, tuple(used), generated / elapsed
+    )
+
+
+def _cpu_of_ended_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

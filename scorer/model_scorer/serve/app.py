@@ -259,10 +259,11 @@ class ScoringApp:
     def _pass_on(self, job: ScoringJob) -> bool:
         """Give a request to a worker that has less to do, if that is worth it."""
         batcher = self._batcher
-        if batcher.inline or not batcher.occupied or batcher.mean_seconds < MIN_CALL_SECONDS:
+        if batcher.inline or batcher.mean_seconds < MIN_CALL_SECONDS:
             return False
         assert self.sharing is not None
-        taker = self.sharing.find_taker(self.in_flight)
+        # Of those that the next call waits for, this is one.
+        taker = self.sharing.find_taker(self.in_flight + max(0, batcher.expected - 1))
         if taker is None:
             return False
         connection = job.connection
@@ -271,7 +272,10 @@ class ScoringApp:
         assert job.route is not None
         # On its way it is as lost as elsewhere if the taker dies.
         connection.mark(job.route.index + 1)
-        return connection.pass_on(self.sharing, taker, job)
+        if not connection.pass_on(self.sharing, taker, job):
+            return False
+        batcher.give_away()
+        return True
 
     def _count_in(self, job: ScoringJob) -> None:
         assert job.route is not None

@@ -64,6 +64,10 @@ class BatchObserver(Protocol):
         """One call of the model."""
         ...
 
+    def note_expected(self, jobs: int) -> None:
+        """How many clients that were just answered will most likely ask again at once."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
@@ -151,10 +155,9 @@ class Batcher:
         return len(self._running)
 
     @property
-    def occupied(self) -> bool:
-        """Whether a job that came now would wait for a call to end."""
-        limits = self._limits
-        return len(self._running) >= limits.concurrency or len(self._queue) >= limits.max_rows
+    def expected(self) -> int:
+        """Jobs that the next call waits for."""
+        return max(0, self._awaited - len(self._queue))
 
     @property
     def mean_seconds(self) -> float:
@@ -172,6 +175,8 @@ class Batcher:
             waits = len(queue) * self._mean_seconds / max(1, self._limits.concurrency)
             raise Overloaded("too many requests are waiting", max(1, min(60, round(waits))))
         queue.append(job)
+        if self._awaited:
+            self._observer.note_expected(self.expected)
         if len(queue) < self._awaited:
             pass  # `_end_linger` comes soon
         elif not self._scheduled and (self.inline or len(self._running) < self._limits.concurrency):
@@ -183,6 +188,13 @@ class Batcher:
         if not self.inline and not self._sweeping:
             self._sweeping = True
             self._loop.call_later(SWEEP_SECONDS, self._sweep)
+
+    def give_away(self) -> None:
+        """A job that came was given to somebody else: it is expected no more."""
+        if self._awaited:
+            self._await(self._awaited - 1)
+            if len(self._queue) >= self._awaited:
+                self._end_linger()
 
     def close(self) -> None:
         """Stop the idle compute threads; running calls are not waited for."""
@@ -316,14 +328,20 @@ class Batcher:
         self._idle.append(running.thread)
         self._note(running.jobs, seconds)
         lingers = self._may_linger()
-        if not lingers and self._queue and not self._scheduled:
+        if lingers:
+            # Noted before the answers are sent, so that no other worker takes this one for idle meanwhile.
+            self._found = len(self._queue)
+            self._await(min(self._found + len(running.jobs), self._limits.max_rows))
+        elif self._queue and not self._scheduled:
             # First the next batch, so that the model works while answers are encoded.
             self._dispatch()
         for job, outcome in zip(running.jobs, outcomes, strict=True):
             if not job.settled:
                 job.settle(outcome, seconds)
         if lingers:
-            self._begin_linger(len(running.jobs))
+            self._calls_without = 0
+            patience = min(LINGER_SHARE * self._mean_seconds, MAX_LINGER_SECONDS)
+            self._linger = self._loop.call_later(patience, self._end_linger)
 
     # ------------------------------------------------------------------------------------------------- lingering
 
@@ -332,6 +350,8 @@ class Batcher:
         limits = self._limits
         if (
             limits.concurrency > 1
+            or self._running
+            or self._scheduled
             or limits.max_rows == 1
             or self._mean_seconds < MIN_LINGER_CALL_SECONDS
             or len(self._queue) >= limits.max_rows
@@ -340,14 +360,9 @@ class Batcher:
         self._calls_without += 1
         return self._calls_without >> self._misses > 0
 
-    def _begin_linger(self, answered: int) -> None:
-        if self._running or self._scheduled:
-            return
-        self._calls_without = 0
-        self._found = len(self._queue)
-        self._awaited = min(self._found + answered, self._limits.max_rows)
-        patience = min(LINGER_SHARE * self._mean_seconds, MAX_LINGER_SECONDS)
-        self._linger = self._loop.call_later(patience, self._end_linger)
+    def _await(self, jobs: int) -> None:
+        self._awaited = jobs
+        self._observer.note_expected(self.expected)
 
     def _end_linger(self) -> None:
         """Nobody else came back in time."""
@@ -359,7 +374,8 @@ class Batcher:
             self._dispatch()
 
     def _stop_lingering(self) -> None:
-        self._awaited = 0
+        if self._awaited:
+            self._await(0)
         if self._linger is not None:
             self._linger.cancel()
             self._linger = None

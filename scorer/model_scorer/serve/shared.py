@@ -51,8 +51,9 @@ ROW_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0
     ASSIGNED,
     RESTARTS,
     COMPUTE_SINCE_MS,
-) = range(10)
-_PLAIN = 10
+    EXPECTED,
+) = range(11)
+_PLAIN = 11
 
 STATE_DOWN, STATE_STARTING, STATE_READY, STATE_RETIRING = range(4)
 
@@ -111,6 +112,10 @@ class WorkerSlot:
         self.ints[_ROWS + bisect_left(ROW_BUCKETS, rows)] += 1
         self.floats[len(DIALECTS) + 1] += rows
         self.floats[len(DIALECTS) + 2] += seconds
+
+    def note_expected(self, jobs: int) -> None:
+        """Clients that were just answered, and most likely ask again at once."""
+        self.ints[EXPECTED] = jobs
 
     def count_error(self, reason: str) -> None:
         """One request that ended in an error of ours."""

@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Any
 
 from model_scorer.dialects.protocol import HttpRequest
-from model_scorer.serve.shared import IN_FLIGHT, STATE, STATE_READY, WorkerSlot
+from model_scorer.serve.shared import EXPECTED, IN_FLIGHT, STATE, STATE_READY, WorkerSlot
 
 # Below this a request is answered sooner than passed on.
 MIN_CALL_SECONDS = 0.003
@@ -40,25 +40,27 @@ class WorkSharing:
         self._tell = tell
         self._passed: dict[int, list[float]] = {i: [] for i, _ in self._others}
 
-    def find_taker(self, in_flight: int) -> int | None:
+    def find_taker(self, own: int) -> int | None:
         """The worker that should take the next request, None when it is this one.
 
         Args:
-            in_flight: requests that this worker has already.
+            own: requests that this worker has already, and is about to get.
         """
+        if not own:
+            return None
         now = monotonic()
-        best, least = None, in_flight
+        best, least = None, own
         for index, slot in self._others:
             if slot.ints[STATE] != STATE_READY:
                 continue
             recent = self._passed[index]
             while recent and now - recent[0] > SETTLING_SECONDS:
                 recent.pop(0)
-            load = slot.ints[IN_FLIGHT] + len(recent)
+            load = slot.ints[IN_FLIGHT] + slot.ints[EXPECTED] + len(recent)
             if load < least:
                 best, least = index, load
         # Only to an idle one, or where the difference is worth the move.
-        return best if best is not None and (least == 0 or in_flight - least >= 2) else None
+        return best if best is not None and (least == 0 or own - least >= 2) else None
 
     def pass_on(self, number: int, taker: int, request: HttpRequest) -> bool:
         """Give a connection and its request away.

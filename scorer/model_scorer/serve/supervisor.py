@@ -30,6 +30,7 @@ from model_scorer.serve.messages import error_of, make_pair, receive, send
 from model_scorer.serve.shared import (
     ASSIGNED,
     CLOSED,
+    EXPECTED,
     HEARTBEAT_MS,
     IN_FLIGHT,
     PID,
@@ -305,6 +306,7 @@ class Supervisor:
         ours.setblocking(False)
         slot = self._stats.slots[worker.slot]
         slot.ints[ASSIGNED] = slot.ints[CLOSED] = slot.ints[IN_FLIGHT] = slot.ints[QUEUED] = 0
+        slot.ints[EXPECTED] = 0
         slot.ints[HEARTBEAT_MS] = int(time.monotonic() * 1000)
         worker.channel, worker.ready, worker.retiring = ours, False, False
         try:

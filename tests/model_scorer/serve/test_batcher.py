@@ -10,6 +10,7 @@ import pytest
 
 from model_scorer.errors import DeadlineExceeded, ModelFailed, Overloaded
 from model_scorer.runtimes.protocol import JsonValue, Prepared
+from model_scorer.serve import batcher as batcher_module
 from model_scorer.serve.batcher import Batcher, BatchLimits
 
 
@@ -25,6 +26,9 @@ class Numbers:
 
     def count_batch(self, rows, seconds):
         self.batches.append(rows)
+
+    def note_expected(self, jobs):
+        self.expected = jobs
 
 
 class FakeJob:
@@ -314,4 +318,23 @@ async def test_who_comes_during_the_patience_is_watched_for_its_deadline():
     batcher.submit(job)
     assert isinstance(await job.answer, DeadlineExceeded)
     release.set()
+    batcher.close()
+
+
+async def test_those_who_were_answered_are_expected_until_they_ask_or_go_elsewhere(monkeypatch):
+    for name in ("LINGER_SHARE", "MAX_LINGER_SECONDS"):
+        monkeypatch.setattr(batcher_module, name, 60)
+    batcher, observer = make(slow_echo)
+    jobs = [FakeJob(n) for n in range(3)]
+    expected = []
+    jobs[0].answer.add_done_callback(lambda _: expected.append(batcher.expected))
+    await answers_of(batcher, jobs)
+    assert expected == [3]
+    batcher.submit(again := FakeJob("again"))
+    assert observer.expected == batcher.expected == 2
+    # Another worker got the other two: nobody is waited for any more.
+    batcher.give_away()
+    batcher.give_away()
+    assert observer.expected == batcher.expected == 0
+    assert (await again.answer).value == "again"
     batcher.close()
