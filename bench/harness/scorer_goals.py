@@ -80,6 +80,19 @@ def derive_small_goals(run: Run) -> list[Goal]:
     return goals
 
 
+def _beside_the_generator(run: Run, mine: CellKey, limit: CellKey) -> float:
+    """The share of an in-process limit that a server without any costs could reach.
+
+    The load generator needs CPU too; where it has no core of its own, the server gets what it leaves.
+    """
+    rate, most = run.samples.rate(mine), run.samples.rate(limit)
+    cpu = run.samples.median(mine, "generator_cpu")
+    if not rate or not most or not cpu or len(os.sched_getaffinity(0)) > WORKERS:
+        return 1.0
+    sending, computing = cpu / rate, WORKERS / most
+    return computing / (computing + sending)
+
+
 def derive_faq_goals(run: Run) -> list[Goal]:
     """The FAQ pipeline: limit, peers, tail, balance, start."""
     samples = run.samples
@@ -87,13 +100,14 @@ def derive_faq_goals(run: Run) -> list[Goal]:
     best = samples.best(limits)
     goals = []
     for n in (c for c in (8, 64) if c in run.clients):
-        ratio = samples.ratio(CellKey(OURS, "faq", "score", n), best) if best else None
+        mine = CellKey(OURS, "faq", "score", n)
+        ratio = samples.ratio(mine, best) if best else None
         note = f"x {best.server}" if best else "no limit was measured"
-        full = CellKey(f"{LIMIT}, {WORKERS} x batch {n // WORKERS}", "faq", "limit", WORKERS)
-        reached = samples.ratio(full, best) if best and best != full else None
-        if reached:
-            # Clients that wait for their answers cannot make larger calls than their share.
-            note += f"; {full.server}, the most that {n} clients can be, reaches {reached:.2f}"
+        # Clients that wait for their answers make no larger calls than their share.
+        share = CellKey(f"{LIMIT}, {WORKERS} x batch {n // WORKERS}", "faq", "limit", WORKERS)
+        if best and (reached := samples.ratio(share, best)):
+            most = reached * _beside_the_generator(run, mine, share)
+            note += f"; calls of {n // WORKERS} beside the load generator leave at most {most:.2f}"
         goals.append(Goal(f"faq_{n}_clients_of_limit", ratio, 0.95, note=note))
     leads = [_against_peers(run, f"{n} clients", "faq", "score", n, 1.0) for n in run.clients]
     goals.append(_lowest("faq_ahead_of_peers", 1.0, leads))
@@ -133,28 +147,11 @@ def derive_wide_goals(run: Run) -> list[Goal]:
                 ratio = run.samples.ratio(mine, limit) if mine else None
                 title = f"{name.replace('-', '_')}_{'json' if dialect == 'score' else dialect}"
                 note = f"x {limit.server}"
-                if mine is not None and dialect == "v2_binary":
-                    note += _share_of_the_generator(run, mine, limit)
+                if mine is not None and label == "predict":
+                    most = _beside_the_generator(run, mine, limit)
+                    note += f"; beside the load generator at most {most:.2f}"
                 goals.append(Goal(title, ratio, bound, note=note))
     return goals
-
-
-def _share_of_the_generator(run: Run, mine: CellKey, limit: CellKey) -> str:
-    """What a server that costs nothing could reach where the load generator has no core of its own."""
-    rate, cpu, most = (
-        run.samples.rate(mine),
-        run.samples.median(mine, "generator_cpu"),
-        run.samples.rate(limit),
-    )
-    if not rate or not cpu or not most:
-        return ""
-    sending, computing = cpu / rate, WORKERS / most
-    note = (
-        f"; CPU a request: {sending * 1000:.2f} ms load generator, {computing * 1000:.2f} ms model"
-    )
-    if len(os.sched_getaffinity(0)) > WORKERS:
-        return note
-    return f"{note}: on {WORKERS} cores at most {computing / (computing + sending):.2f}"
 
 
 def derive_goals(run: Run, workloads: Sequence[str]) -> list[Goal]:
