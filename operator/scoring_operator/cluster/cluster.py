@@ -350,7 +350,7 @@ class Cluster:
         """Read our own writes at once, without waiting for the watch."""
         informer = self._informers.get(kind)
         if informer:
-            informer.put(answer)
+            informer.keep_answer(answer)
 
     async def _watch_ingress_classes(self) -> None:
         """IngressClasses belong to the cluster: an operator of one namespace may not be allowed to see them."""

@@ -33,7 +33,7 @@ class Informer:
         client: to list and watch with.
         kind: what to watch.
         namespace: None for all namespaces.
-        selector: label selector that the server applies.
+        selector: label selector that the server applies, `name=value`; empty for all.
         key_of: the ScoringModel that an object belongs to; None for objects of nobody.
         on_change: called with that key for every change.
         trim: makes an object smaller before it is kept.
@@ -60,6 +60,8 @@ class Informer:
         self._on_change = on_change
         self._trim = trim
         self._objects: dict[tuple[str, str], Manifest] = {}
+        # Up to this resource version the cache has all that happened.
+        self._position = 0
         self._by_key: dict[Key, dict[tuple[str, str], Manifest]] = {}
 
     def get(self, namespace: str, name: str) -> Manifest | None:
@@ -75,7 +77,20 @@ class Informer:
         """All objects."""
         return iter(list(self._objects.values()))
 
-    def put(self, manifest: Manifest) -> bool:
+    def keep_answer(self, manifest: Manifest) -> None:
+        """Keep what the server answered to us, without waiting for the watch.
+
+        The watch may be faster than the answer: then the cache has this version already, or what came after it, which may
+        be the object's end. Of an object without the label it tells nothing.
+        """
+        if _version(manifest) > self._position or not self._selects(manifest):
+            self._put(manifest)
+
+    def _selects(self, manifest: Manifest) -> bool:
+        label, _, value = self._query.get("labelSelector", "").partition("=")
+        return not label or (manifest["metadata"].get("labels") or {}).get(label) == value
+
+    def _put(self, manifest: Manifest) -> bool:
         """Keep an object, unless a newer version of it is kept already.
 
         Returns:
@@ -136,13 +151,14 @@ class Informer:
                 # Items of a list do not say what they are.
                 item["apiVersion"], item["kind"] = self.kind.api_version, self.kind.name
                 seen.add(_identity(item))
-                if self.put(item):
+                if self._put(item):
                     self._report(item)
             token = page["metadata"].get("continue") or ""
             if not token:
                 break
         for at in self._objects.keys() - seen:
             self._remove(at)
+        self._position = _version(page)
         return str(page["metadata"]["resourceVersion"])
 
     async def _watch(self, version: str) -> str:
@@ -157,9 +173,10 @@ class Informer:
             self.last_contact = time.monotonic()
             manifest = event["object"]
             version = manifest["metadata"]["resourceVersion"]
+            self._position = _version(manifest)
             if event["type"] == "DELETED":
                 self._remove(_identity(manifest), _uid(manifest))
-            elif event["type"] in {"ADDED", "MODIFIED"} and self.put(manifest):
+            elif event["type"] in {"ADDED", "MODIFIED"} and self._put(manifest):
                 self._report(manifest)
         self.last_contact = time.monotonic()
         return version
