@@ -3,11 +3,9 @@
 Azure Blob Storage and S3 have files of their own: they need servers that a plain checkout has not.
 """
 
-import datetime
 import hashlib
 import http.server
 import io
-import ipaddress
 import json
 import pickle
 import ssl
@@ -23,8 +21,7 @@ from typing import Any
 
 import joblib
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
@@ -205,10 +202,19 @@ def test_over_http(client: Any, iris: Files, source: Source, form: str) -> None:
     assert_serves(client, "iris", sha256(content))
 
 
-def test_over_https_with_a_private_authority(client: Any, iris: Files, tmp_path: Path) -> None:
-    certificate = make_certificate(tmp_path)
+def test_over_https_with_a_private_authority(
+    client: Any,
+    iris: Files,
+    tmp_path: Path,
+    self_signed: Callable[..., tuple[bytes, bytes]],
+) -> None:
+    certificate, key = tmp_path / "ca.crt", tmp_path / "ca.key"
+    for path, pem in zip(
+        (certificate, key), self_signed(addresses=("127.0.0.1",), authority=True), strict=True
+    ):
+        path.write_bytes(pem)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tmp_path / "server.pem")
+    context.load_cert_chain(certificate, key)
     with running("127.0.0.1", context) as source:
         source.files["/iris.joblib"] = iris["iris.joblib"]
         uri = f"{source.url}/iris.joblib"
@@ -313,7 +319,13 @@ def test_only_what_the_owner_of_the_key_signed_is_served(
     model_signing = pytest.importorskip("model_signing")
     private, public = tmp_path / "key.pem", tmp_path / "public.pem"
     key = ec.generate_private_key(ec.SECP256R1())
-    private.write_bytes(private_pem(key))
+    private.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
     public.write_bytes(
         key.public_key().public_bytes(
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
@@ -440,35 +452,3 @@ def test_a_bad_source_ends_in_its_reason_and_leaves_nothing_behind(
     ):  # refused by fetch, so that serve has nothing to look at
         kept = state.glob(f"**/pods/{client.namespace}_*/**/.fetched.json")
         assert list(kept) == []
-
-
-def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-
-
-def make_certificate(folder: Path) -> Path:
-    """A self-signed certificate for 127.0.0.1; `server.pem` beside it holds its key too."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "private authority")])
-    now = datetime.datetime.now(datetime.UTC)
-    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(minutes=5))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    path = folder / "ca.crt"
-    path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    (folder / "server.pem").write_bytes(private_pem(key) + path.read_bytes())
-    return path

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import datetime
 import io
 import json
 import ssl
@@ -15,10 +14,6 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from local_cluster.apiserver import ApiServer
 from local_cluster.client import (
@@ -31,41 +26,27 @@ from local_cluster.client import (
 )
 from local_cluster.ingress import IngressController
 
-
-def certificate(host: str) -> dict[str, str]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
-    now = datetime.datetime.now(datetime.UTC)
-    built = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(minutes=5))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    return {
-        "tls.crt": base64.b64encode(built.public_bytes(serialization.Encoding.PEM)).decode(),
-        "tls.key": base64.b64encode(private).decode(),
-    }
+Secrets = Callable[[str], dict[str, Any]]
 
 
-def secret(host: str) -> dict[str, Any]:
-    return {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {"name": "tls"},
-        "type": "kubernetes.io/tls",
-        "data": certificate(host),
-    }
+@pytest.fixture
+def secret(self_signed: Callable[..., tuple[bytes, bytes]]) -> Secrets:
+    """Makes a TLS Secret for a host."""
+
+    def build(host: str) -> dict[str, Any]:
+        names = ("tls.crt", "tls.key")
+        return {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "tls"},
+            "type": "kubernetes.io/tls",
+            "data": {
+                name: base64.b64encode(pem).decode()
+                for name, pem in zip(names, self_signed(host), strict=True)
+            },
+        }
+
+    return build
 
 
 SERVICE = {
@@ -201,7 +182,7 @@ async def test_ingress_serves_its_service_and_gets_its_address(world: World) -> 
 
 
 async def test_certificate_comes_from_its_secret_and_is_renewed_without_restart(
-    world: World,
+    world: World, secret: Secrets
 ) -> None:
     async with pod("hello") as port:
         first = secret("web.test")
@@ -294,7 +275,9 @@ async def test_requests_go_on_while_the_api_server_restarts(tmp_path: Path) -> N
             await server.__aexit__(None, None, None)
 
 
-async def test_program_prints_its_ports_serves_and_stops_on_sigterm(tmp_path: Path) -> None:
+async def test_program_prints_its_ports_serves_and_stops_on_sigterm(
+    tmp_path: Path, secret: Secrets
+) -> None:
     async with pod("hello") as port, ApiServer(tmp_path) as server:
         process = await asyncio.create_subprocess_exec(
             sys.executable,

@@ -25,11 +25,11 @@ from local_cluster.node.pod_status import (
     derive_qos_class,
 )
 from local_cluster.node.probes import Threshold
-from local_cluster.node.quantities import parse_quantity
 from local_cluster.node.runtime import Exit
 from local_cluster.node.shim import LogFile, split_lines
 from local_cluster.node.volume_files import VolumeFile, write_payload
 from local_cluster.node.volumes import inject_service_account, references
+from local_cluster.quantities import parse_quantity
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_quantities_are_read(text, number):
 
 @pytest.mark.parametrize("text", ["", "1GB", "x", "1 Gi"])
 def test_malformed_quantities_are_refused(text):
-    with pytest.raises(ValueError, match="no Kubernetes quantity"):
+    with pytest.raises(ValueError, match="quantities must match"):
         parse_quantity(text)
 
 

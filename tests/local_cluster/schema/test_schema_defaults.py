@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 
+from local_cluster.quantities import format_quantity, parse_quantity
 from local_cluster.schema import (
     Catalog,
     Schema,
     apply_defaults,
     duplicate_fields,
-    format_quantity,
-    parse_quantity,
     prune,
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from local_cluster.apiserver.cluster import Cluster
 from local_cluster.apiserver.errors import forbidden
 from local_cluster.apiserver.resources import Manifest, Resource
-from local_cluster.schema import parse_quantity
+from local_cluster.quantities import parse_quantity
 
 
 def apply_limit_ranges(pod: Manifest, resource: Resource, cluster: Cluster) -> Manifest:

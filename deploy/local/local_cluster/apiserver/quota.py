@@ -11,7 +11,7 @@ from decimal import Decimal
 from local_cluster.apiserver.cluster import Cluster
 from local_cluster.apiserver.errors import forbidden
 from local_cluster.apiserver.resources import Manifest, Resource
-from local_cluster.schema import format_quantity, parse_quantity
+from local_cluster.quantities import format_quantity, parse_quantity
 
 QUOTA_KEY = "/resourcequotas"
 Usage = dict[str, Decimal]

@@ -13,8 +13,9 @@ from typing import Any
 
 from local_cluster.controllers.conditions import find_condition
 from local_cluster.controllers.pods import is_ready
-from local_cluster.controllers.quantities import parse_milli, parse_quantity
+from local_cluster.controllers.quantities import parse_milli
 from local_cluster.controllers.times import parse_time, seconds_since
+from local_cluster.quantities import parse_quantity
 
 Pod = dict[str, Any]
 

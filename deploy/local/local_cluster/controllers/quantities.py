@@ -1,48 +1,11 @@
-"""Kubernetes quantities and percentages as numbers."""
+"""Quantities and percentages as the whole numbers that controllers count in."""
 
 from __future__ import annotations
 
 import math
-from decimal import ROUND_CEILING, Decimal, InvalidOperation
-from functools import lru_cache
+from decimal import ROUND_CEILING
 
-_SUFFIXES = {
-    "n": Decimal("1e-9"),
-    "u": Decimal("1e-6"),
-    "m": Decimal("1e-3"),
-    "": Decimal(1),
-    "k": Decimal(10**3),
-    "M": Decimal(10**6),
-    "G": Decimal(10**9),
-    "T": Decimal(10**12),
-    "P": Decimal(10**15),
-    "E": Decimal(10**18),
-    "Ki": Decimal(2**10),
-    "Mi": Decimal(2**20),
-    "Gi": Decimal(2**30),
-    "Ti": Decimal(2**40),
-    "Pi": Decimal(2**50),
-    "Ei": Decimal(2**60),
-}
-
-
-@lru_cache(maxsize=4096)
-def parse_quantity(text: str | int | float) -> Decimal:
-    """Turn ``500m``, ``1Gi`` or ``1e3`` into a number.
-
-    Raises:
-        ValueError: the text is no quantity.
-    """
-    value = str(text).strip()
-    try:
-        return Decimal(value)
-    except InvalidOperation:
-        number = value.rstrip("numkKMGTPEi")
-        suffix = value[len(number) :]
-        try:
-            return Decimal(number) * _SUFFIXES[suffix]
-        except (InvalidOperation, KeyError):
-            raise ValueError(f"{text!r} is no quantity") from None
+from local_cluster.quantities import parse_quantity
 
 
 def parse_milli(text: str | int | float) -> int:

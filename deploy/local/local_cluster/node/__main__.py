@@ -16,7 +16,7 @@ from local_cluster.client import ApiError, KubeconfigError
 from local_cluster.node.addresses import NoAddressError
 from local_cluster.node.agent import AgentError, AgentSettings, NodeAgent
 from local_cluster.node.image_map import ImageMapError
-from local_cluster.node.quantities import parse_quantity
+from local_cluster.quantities import parse_quantity
 
 
 def default_node_name() -> str:
@@ -30,7 +30,7 @@ def _capacity(text: str) -> tuple[str, str]:
     try:
         parse_quantity(amount)
     except ValueError as err:
-        raise argparse.ArgumentTypeError(str(err)) from err
+        raise argparse.ArgumentTypeError(f"{text!r}: {err}, for example cpu=2") from err
     if not (name and equals):
         raise argparse.ArgumentTypeError(f"expected NAME=QUANTITY, got {text!r}")
     return name, amount

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
 from local_cluster.client import Manifest
-from local_cluster.node.quantities import divide_up, parse_quantity
+from local_cluster.quantities import parse_quantity
 
 _SUBSCRIPT = re.compile(r"metadata\.(labels|annotations)\['([^']+)'\]")
 
@@ -82,12 +82,16 @@ def read_resource(
         value = allocatable.get(resource)
     amount = parse_quantity(value) if value is not None else Decimal(0)
     divisor = parse_quantity(selector.get("divisor") or "1")
-    return str(divide_up(amount, divisor if divisor else Decimal(1)))
+    return str(_divide_up(amount, divisor if divisor else Decimal(1)))
 
 
 def cpu_limit_cores(container: Manifest, allocatable: Mapping[str, str]) -> int:
     """The container's CPU limit in whole cores, at least 1; the node's without a limit."""
     limits = (container.get("resources") or {}).get("limits") or {}
     return max(
-        1, divide_up(parse_quantity(limits.get("cpu", allocatable.get("cpu", "1"))), Decimal(1))
+        1, _divide_up(parse_quantity(limits.get("cpu", allocatable.get("cpu", "1"))), Decimal(1))
     )
+
+
+def _divide_up(value: Decimal, divisor: Decimal) -> int:
+    return int((value / divisor).to_integral_value(ROUND_CEILING))

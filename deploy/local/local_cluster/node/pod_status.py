@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from local_cluster.client import Manifest
-from local_cluster.node.quantities import parse_quantity
 from local_cluster.node.runtime import Exit
+from local_cluster.quantities import parse_quantity
 
 
 @dataclass(frozen=True, slots=True)

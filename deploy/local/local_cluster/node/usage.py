@@ -14,7 +14,7 @@ import psutil
 from local_cluster.client import NODEMETRICS, PODMETRICS, ApiError, Client, Manifest, Resource
 from local_cluster.node.pod_status import format_time
 from local_cluster.node.pod_worker import PodWorker
-from local_cluster.node.quantities import parse_quantity
+from local_cluster.quantities import parse_quantity
 
 _LIMIT_CHECK_SECONDS = 0.5
 _METRICS_SECONDS = 5.0

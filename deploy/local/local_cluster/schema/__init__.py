@@ -15,7 +15,6 @@ from local_cluster.schema.node import Schema
 from local_cluster.schema.patches import json_merge_patch, json_patch
 from local_cluster.schema.pod_warnings import warn_pods
 from local_cluster.schema.pruning import duplicate_fields, prune
-from local_cluster.schema.quantity import format_quantity, parse_quantity
 from local_cluster.schema.strategic import strategic_merge_patch
 from local_cluster.schema.validation import validate
 
@@ -29,11 +28,9 @@ __all__ = [
     "crd_schema",
     "decode_error",
     "duplicate_fields",
-    "format_quantity",
     "json_merge_patch",
     "json_patch",
     "keep_unchanged",
-    "parse_quantity",
     "prune",
     "server_side_apply",
     "strategic_merge_patch",

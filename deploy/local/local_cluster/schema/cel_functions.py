@@ -15,9 +15,9 @@ from decimal import Decimal
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from local_cluster.quantities import parse_quantity
 from local_cluster.schema.formats import FORMATS
 from local_cluster.schema.patterns import compile_pattern
-from local_cluster.schema.quantity import parse_quantity
 
 _QUANTITY, _URL, _IP, _CIDR, _SEMVER = "@quantity", "@url", "@ip", "@cidr", "@semver"
 _MARKS = (_QUANTITY, _URL, _IP, _CIDR, _SEMVER)

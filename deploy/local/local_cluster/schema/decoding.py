@@ -6,9 +6,9 @@ import json
 import re
 from typing import Any
 
+from local_cluster.quantities import parse_quantity
 from local_cluster.schema.fieldset import item_key, print_element
 from local_cluster.schema.node import Schema
-from local_cluster.schema.quantity import parse_quantity
 
 _INT_RANGES = {"int32": (-(2**31), 2**31 - 1), "int64": (-(2**63), 2**63 - 1)}
 _NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/=\r\n]|=(?=[^=\r\n])")

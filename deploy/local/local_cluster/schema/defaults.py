@@ -7,9 +7,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from local_cluster.quantities import format_quantity
 from local_cluster.schema.kind_defaults import KIND_DEFAULTS
 from local_cluster.schema.node import Schema
-from local_cluster.schema.quantity import format_quantity
 
 
 def apply_defaults(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from local_cluster.quantities import SYNTAX_MESSAGE, parse_quantity
 from local_cluster.schema.errors import FieldError, invalid, required, unsupported
 from local_cluster.schema.node import Schema
-from local_cluster.schema.quantity import SYNTAX_MESSAGE, parse_quantity
 
 # Fields that are marked as required but that the server has other words for, or none.
 _OTHER_WORDS = frozenset(

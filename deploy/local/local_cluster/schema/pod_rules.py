@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from local_cluster.quantities import SYNTAX_MESSAGE, parse_quantity
 from local_cluster.schema import names
 from local_cluster.schema.errors import (
     FieldError,
@@ -14,7 +15,6 @@ from local_cluster.schema.errors import (
     required,
     unsupported,
 )
-from local_cluster.schema.quantity import SYNTAX_MESSAGE, parse_quantity
 
 Manifest = dict[str, Any]
 
