@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from proof_specs import manifest
 
 from local_cluster.apiserver import ApiServer
 from scoring_operator.api import Kind, Kinds, parse_scoring_model
-from scoring_operator.cluster import Client, NotFoundError, connect
+from scoring_operator.cluster import Client, ConflictError, NotFoundError, connect
 from scoring_operator.cluster.client import APPLY, MERGE
 from scoring_operator.manifests import Wishes, build_children, plan_exposure
 
@@ -89,7 +89,8 @@ class Place:
             "metadata": {"name": name},
             **_FOREIGN[kind],
         }
-        self.foreign[kind.name, name] = await self.create(kind, body)
+        with suppress(ConflictError):  # the operator was faster
+            self.foreign[kind.name, name] = await self.create(kind, body)
 
     async def problems(self) -> list[str]:
         """What is not as it should be; empty once everything has converged."""
