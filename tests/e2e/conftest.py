@@ -4,10 +4,13 @@ import base64
 import http.client
 import http.server
 import json
+import re
 import socket
 import ssl
 import subprocess
+import sys
 import threading
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +25,9 @@ from sklearn.linear_model import LogisticRegression
 from local_cluster.up import LocalCluster
 
 ROOT = Path(__file__).resolve().parents[2]
+# Under importlib mode nothing puts the operator tests' own modules on the path.
+sys.path.append(str(ROOT / "tests" / "scoring_operator"))
+from operator_role import granted  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +40,42 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
             *("-n", "scoring-system", "--timeout=60s"),
         )
         yield running
+        for verb, resource, code in operator_calls(running):
+            assert may_call(verb, resource, code), f"the Role does not allow {verb} {resource}"
+
+
+def operator_calls(cluster: LocalCluster) -> set[tuple[str, str, str]]:
+    """Verb, resource and status of the calls that the running operators have made, from their metrics."""
+    pods = cluster.kubectl(
+        *("get", "pods", "-n", "scoring-system", "-l", "app.kubernetes.io/name=scoring-operator"),
+        *("--field-selector", "status.phase=Running", "-o", "jsonpath={.items[*].status.podIP}"),
+    ).split()
+    assert pods, "no operator runs any more"
+    pattern = re.compile(
+        r'^scoring_operator_api_calls_total\{code="(\d+)",resource="([a-z]+)",verb="([A-Z]+)"\}',
+        re.M,
+    )
+    found = set()
+    for address in pods:
+        with urllib.request.urlopen(f"http://{address}:8080/metrics", timeout=10) as answer:
+            found |= {
+                (verb, what, code) for code, what, verb in pattern.findall(answer.read().decode())
+            }
+    assert ("WATCH", "scoringmodels", "200") in found
+    return found
+
+
+def may_call(verb: str, resource: str, code: str) -> bool:
+    """Whether a rule of the operator's roles grants it; metrics do not tell get from list, nor subresources."""
+    verbs = {"GET": ("get", "list"), "WATCH": ("watch",), "POST": ("create",), "PUT": ("update",)}
+    wanted = (
+        ("create", "patch")
+        if (verb, code) == ("PATCH", "201")
+        else verbs.get(verb, (verb.lower(),))
+    )
+    granted_verbs = {p.verb for p in granted() if p.resource.partition("/")[0] == resource}
+    allows = all if verb == "PATCH" else any
+    return resource == "discovery" or allows(word in granted_verbs for word in wanted)
 
 
 @dataclass
