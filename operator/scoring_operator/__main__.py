@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import kopf
+import uvloop
 
 from scoring_operator import __version__
 from scoring_operator.app import Operator
@@ -123,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     gc.set_threshold(20_000, 20, 50)
     operator = Operator(settings, kubeconfig=options.kubeconfig, namespace=options.namespace)
     try:
-        return asyncio.run(run(operator, options))
+        return uvloop.run(run(operator, options))
     except KeyboardInterrupt:
         return 0
     except Exception as err:  # the outermost edge: what failed at the start is said in one line

@@ -280,7 +280,9 @@ class Reconciler:
             return minimum if minimum > 1 else None
         if owns_field(live, names.MANAGER, "spec", "replicas"):
             replicas = max(live["spec"].get("replicas", 1), minimum)
-            await self._cluster.hand_over_replicas(live, replicas)
+            # Of what we created we own the defaults, too, and nothing is lost when a field falls back to its default.
+            if replicas != 1:
+                await self._cluster.hand_over_replicas(live, replicas)
         return None
 
     async def _apply(self, children: Children, model: ScoringModel) -> tuple[int, Finding | None]:

@@ -73,7 +73,7 @@ async def test_metrics_tell_reconciles_duration_queue_calls_and_models(tmp_path:
         registry = operator.metrics.registry
         value = registry.get_sample_value
         calls = "scoring_operator_api_calls_total"
-        made = {"verb": "PATCH", "resource": "deployments", "code": "201"}
+        made = {"verb": "POST", "resource": "deployments", "code": "201"}
         assert value(calls, made) == 1
         assert (value("scoring_operator_reconciles_total", {"result": "changed"}) or 0) >= 1
         assert (value("scoring_operator_reconcile_seconds_count") or 0) >= 1

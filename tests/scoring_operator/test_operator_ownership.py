@@ -4,7 +4,15 @@ import copy
 
 import pytest
 
-from scoring_operator.cluster.ownership import is_as_applied, lost_fields, owns_field, stamp
+from scoring_operator.cluster.ownership import (
+    as_applied,
+    is_as_applied,
+    lost_fields,
+    owned_fields,
+    owns_field,
+    stamp,
+    was_applied,
+)
 
 WANTED = {
     "apiVersion": "apps/v1",
@@ -121,6 +129,36 @@ def test_a_status_entry_of_the_same_manager_does_not_count():
     stored = live()
     stored["metadata"]["managedFields"][0]["subresource"] = "status"
     assert not is_as_applied(stamp(WANTED), stored, "m")
+
+
+def test_what_was_created_is_as_applied_but_was_not_applied():
+    stored = live()
+    stored["metadata"]["managedFields"][0]["operation"] = "Update"
+    assert is_as_applied(stamp(WANTED), stored, "m")
+    assert not was_applied(stored, "m")
+    assert was_applied(live(), "m")
+
+
+def test_what_was_created_and_changed_counts_as_applied_beside_the_fields_of_others():
+    stored = live()
+    status = {"manager": "m", "operation": "Update", "subresource": "status", "fieldsV1": {}}
+    other = {"manager": "kubectl", "operation": "Update", "fieldsV1": {"f:spec": {"f:paused": {}}}}
+    changed = {"f:spec": {"f:replicas": {}, "f:minReadySeconds": {}, "f:template": {}}}
+    more = {"manager": "m", "operation": "Update", "fieldsV1": changed}
+    stored["metadata"]["managedFields"] += [status, other, more]
+    assert not was_applied(stored, "m")
+    managed = as_applied(stored, "m")
+    mine = [e for e in managed if e["manager"] == "m" and "subresource" not in e]
+    assert [e["operation"] for e in mine] == ["Apply"]
+    assert {"f:replicas", "f:minReadySeconds", "f:template"} == mine[0]["fieldsV1"]["f:spec"].keys()
+    # The template is owned as a whole by one entry, and in parts by the other: both stay.
+    whole = {".": {}, **OWNED["f:spec"]["f:template"]}
+    assert mine[0]["fieldsV1"]["f:spec"]["f:template"] == whole
+    assert [e for e in managed if e not in mine] == [status, other]
+    after = {"metadata": {"managedFields": managed}}
+    assert was_applied(after, "m")
+    assert owned_fields(after, "m") == owned_fields(stored, "m")
+    assert as_applied({"metadata": {"managedFields": [other]}}, "m") == [other]
 
 
 def test_owning_a_field_is_told():

@@ -28,7 +28,7 @@ async def test_a_permission_that_the_operator_lacks_is_named(tmp_path: Path) -> 
     allowed = False
 
     def plan(call: Call) -> Fault | None:
-        refused = "/poddisruptionbudgets/" in call.path and call.method == "PATCH"
+        refused = call.path.endswith("/poddisruptionbudgets") and call.method == "POST"
         return Fault("status", 403) if refused and not allowed else None
 
     async with running_api(tmp_path) as api:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
@@ -13,6 +12,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
+import orjson
 from kubernetes.aio import config as kube_config
 from kubernetes.aio.client import ApiClient, Configuration
 
@@ -163,7 +163,7 @@ class Client:
                 # Reading conflicts with nothing: something on the way is unwell.
                 raise TransientError(refusal.message, status=status, doing=doing)
             raise refusal
-        value = json.loads(data)
+        value = orjson.loads(data)
         if not isinstance(value, dict):
             raise TransientError("the answer is no JSON object", status=status, doing=doing)
         return value
@@ -200,7 +200,7 @@ class Client:
                     if event.get("type") == "ERROR":
                         status = event.get("object", {})
                         raise error_from_answer(
-                            int(status.get("code", 500)), json.dumps(status).encode(), doing=doing
+                            int(status.get("code", 500)), orjson.dumps(status), doing=doing
                         )
                     yield event
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as err:
@@ -238,7 +238,7 @@ async def _json_lines(stream: aiohttp.StreamReader) -> AsyncIterator[dict[str, A
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
             if line.strip():
-                yield json.loads(line)
+                yield orjson.loads(line)
     if rest.strip():
         with suppress(ValueError):  # a stream that was cut in the middle of an event
-            yield json.loads(rest)
+            yield orjson.loads(rest)

@@ -18,12 +18,14 @@ from scoring_operator.cluster.errors import (
 )
 from scoring_operator.cluster.informer import Informer
 from scoring_operator.cluster.ownership import (
+    as_applied,
     check_owner,
     controller_uid,
     is_as_applied,
     is_owned,
     lost_fields,
     stamp,
+    was_applied,
 )
 from scoring_operator.manifests.names import (
     INSTANCE_LABEL,
@@ -33,9 +35,6 @@ from scoring_operator.manifests.names import (
 )
 
 _DEFAULT_CLASS = "ingressclass.kubernetes.io/is-default-class"
-# An apply that names a version makes a new object, or ends in a conflict when there is one of another version. No child has
-# this one, so nothing of somebody else can be written over, and nobody has to look first.
-_NEVER_STORED = "1"
 # How long it holds that a ScoringModel exists: about as long as making its children takes.
 _CONFIRMED_SECONDS = 2.0
 
@@ -176,11 +175,14 @@ class Cluster:
         if live is None:
             await self._confirm(model)
             answer = await self._create(kind, wanted, model)
+            if lost_fields(wanted, answer, MANAGER):
+                # Of a new object a server notes no owner of empty values, which it does not store; of an applied one it does.
+                answer = await self._change(kind, wanted, answer, model)
         else:
             check_owner(live, kind, model)
             if self._is_as_wanted(kind, wanted, live):
                 return False
-            answer = await self._apply(kind, wanted, MANAGER)
+            answer = await self._change(kind, wanted, live, model)
         self._keep(kind, answer)
         lost = frozenset(lost_fields(wanted, answer, MANAGER))
         at = (kind, namespace, name)
@@ -305,20 +307,39 @@ class Cluster:
         )
 
     async def _create(self, kind: Kind, manifest: Manifest, model: ScoringModel) -> Manifest:
-        metadata = {**manifest["metadata"], "resourceVersion": _NEVER_STORED}
         try:
-            return await self._apply(kind, {**manifest, "metadata": metadata}, MANAGER)
+            return await self._client.call(
+                "POST",
+                kind.path(model.namespace),
+                # What the server does not know would be left out in silence.
+                query={"fieldManager": MANAGER, "fieldValidation": "Strict"},
+                body=manifest,
+            )
         except ConflictError:
             # Something of that name is there without our label: a stranger's, or a child that lost it.
-            live = await self.read(kind, model.namespace, metadata["name"])
-            if live is None:
-                # It went away in between, or this server wants no version with a new object.
-                return await self._apply(kind, manifest, MANAGER)
-            check_owner(live, kind, model)
-            self._keep(kind, live)
+            live = await self.read(kind, model.namespace, manifest["metadata"]["name"])
+            if live is not None:
+                check_owner(live, kind, model)
+                self._keep(kind, live)
             # What is wanted may depend on the child that was not known, such as its keys: look again, at once.
             self._on_change(model.key)
             raise
+
+    async def _change(
+        self, kind: Kind, manifest: Manifest, live: Manifest, model: ScoringModel
+    ) -> Manifest:
+        """Apply to a child that is there.
+
+        What was created does not count as applied, and an apply would leave behind what it no longer names. So it is made to
+        count first, as client-go's csaupgrade does (https://pkg.go.dev/k8s.io/client-go/util/csaupgrade).
+        """
+        if not was_applied(live, MANAGER):
+            fresh = await self.read(kind, model.namespace, manifest["metadata"]["name"])
+            if fresh is not None:
+                check_owner(fresh, kind, model)
+                patch = {"metadata": {"managedFields": as_applied(fresh, MANAGER)}}
+                await self.merge(kind, fresh, patch)
+        return await self._apply(kind, manifest, MANAGER)
 
     async def _delete(self, kind: Kind, live: Manifest) -> None:
         metadata = live["metadata"]

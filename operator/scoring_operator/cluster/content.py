@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from scoring_operator.api import Manifest
+from scoring_operator.cluster.ownership import is_written_by
 from scoring_operator.manifests.names import MANAGER, TEMPLATE_ANNOTATION
 
 
@@ -35,13 +36,9 @@ def trim_observed(manifest: Manifest) -> Manifest:
 
 
 def trim_owned(manifest: Manifest) -> Manifest:
-    """Children: of the managed fields only what we applied, and no pod template, which is never read back."""
+    """Children: of the managed fields only what we wrote, and no pod template, which is never read back."""
     metadata = manifest["metadata"]
-    managed = [
-        entry
-        for entry in metadata.get("managedFields") or ()
-        if entry.get("operation") == "Apply" and entry.get("manager") == MANAGER
-    ]
+    managed = [e for e in metadata.get("managedFields") or () if is_written_by(e, MANAGER)]
     kept = {**manifest, "metadata": {**metadata, "managedFields": managed}}
     if "template" in (manifest.get("spec") or {}):
         kept["spec"] = {k: v for k, v in manifest["spec"].items() if k != "template"}

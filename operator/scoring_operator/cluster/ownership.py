@@ -1,6 +1,6 @@
 """What this operator owns of an object, read from `metadata.managedFields`.
 
-A field that somebody else changed is no longer ours, and a field that we applied is ours until then. So an object is as
+A field that somebody else changed is no longer ours, and a field that we wrote is ours until then. So an object is as
 wanted exactly when it carries the hash of the wanted manifest and all its fields are still ours; no value has to be
 compared, and no default or normalised quantity can deceive
 (https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management).
@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from functools import lru_cache, reduce
 from typing import Any
 
 from scoring_operator.api import Kind, Manifest, ScoringModel
@@ -65,20 +66,55 @@ def lost_fields(wanted: Manifest, live: Manifest, manager: str) -> list[str]:
 
 
 def owned_fields(live: Manifest, manager: str) -> dict[str, Any]:
-    """The `fieldsV1` of what this manager applied; empty when it applied nothing."""
-    for entry in live["metadata"].get("managedFields") or ():
-        if (
-            entry.get("manager") == manager
-            and entry.get("operation") == "Apply"
-            and not entry.get("subresource")
-        ):
-            fields = entry.get("fieldsV1")
-            return fields if isinstance(fields, dict) else {}
-    return {}
+    """The `fieldsV1` of all that this manager created, changed or applied; empty when it did nothing."""
+    sets = [entry.get("fieldsV1") or {} for entry in _written_by(live, manager)]
+    return reduce(_union, sets) if sets else {}
+
+
+def was_applied(live: Manifest, manager: str) -> bool:
+    """Whether all that the manager owns was applied, so that what it no longer applies goes away."""
+    return all(entry["operation"] == "Apply" for entry in _written_by(live, manager))
+
+
+def as_applied(live: Manifest, manager: str) -> list[Manifest]:
+    """The managed fields of an object, with all that the manager created or changed counted as applied.
+
+    Args:
+        live: the stored object with the managed fields of everybody.
+        manager: the field manager.
+    """
+    managed: list[Manifest] = live["metadata"].get("managedFields") or []
+    own = _written_by(live, manager)
+    if not own:
+        return managed
+    entry = {**own[-1], "operation": "Apply", "fieldsV1": owned_fields(live, manager)}
+    return [entry, *(other for other in managed if other not in own)]
+
+
+def _written_by(live: Manifest, manager: str) -> list[Manifest]:
+    return [
+        entry
+        for entry in live["metadata"].get("managedFields") or ()
+        if is_written_by(entry, manager)
+    ]
+
+
+def is_written_by(entry: Manifest, manager: str) -> bool:
+    """Whether an entry of the managed fields is about what this manager wrote, other than to a subresource."""
+    return entry.get("manager") == manager and not entry.get("subresource")
+
+
+def _union(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    if not one or not other:
+        # An empty set is the field itself, which beside parts of it is written as ".".
+        whole = one or other
+        return {".": {}, **whole} if whole else {}
+    both = {name: _union(fields, other[name]) for name, fields in one.items() if name in other}
+    return {**one, **other, **both}
 
 
 def owns_field(live: Manifest, manager: str, *path: str) -> bool:
-    """Whether the manager applied this field, such as `spec`, `replicas`."""
+    """Whether the manager wrote this field, such as `spec`, `replicas`; of what it created also the defaults count."""
     fields = owned_fields(live, manager)
     for name in path:
         fields = fields.get(f"f:{name}")  # type: ignore[assignment]  # JSON
@@ -88,7 +124,7 @@ def owns_field(live: Manifest, manager: str, *path: str) -> bool:
 
 
 def owned_annotation(live: Manifest, manager: str, name: str) -> str | None:
-    """An annotation, if the manager applied it and nobody changed it since."""
+    """An annotation, if the manager wrote it and nobody changed it since."""
     value = (live["metadata"].get("annotations") or {}).get(name)
     return value if value and owns_field(live, manager, "metadata", "annotations", name) else None
 
@@ -117,15 +153,21 @@ def _missing_member(value: Any, owned: Any, path: str) -> Iterator[str]:
 def _item(value: Any, owned: dict[str, Any]) -> Any:
     """The owned set of a list item, found by its key fields or its value."""
     for name, fields in owned.items():
-        marker, _, text = name.partition(":")
+        marker, content = _item_name(name)
         if marker == "k" and isinstance(value, dict):
-            keys = json.loads(text)
             # A key that the manifest leaves out has its default in the stored object.
-            if all(value.get(k, v) == v for k, v in keys.items()):
+            if all(value.get(k, v) == v for k, v in content.items()):
                 return fields
-        elif marker == "v" and json.loads(text) == value:
+        elif marker == "v" and content == value:
             return fields
     return None
+
+
+@lru_cache(maxsize=4096)
+def _item_name(name: str) -> tuple[str, Any]:
+    """What an item of a set is called by: `k` and its key fields, or `v` and its value."""
+    marker, _, text = name.partition(":")
+    return marker, json.loads(text) if marker in {"k", "v"} else None
 
 
 def is_owned(manifest: Manifest, model: ScoringModel) -> bool:
