@@ -91,9 +91,23 @@ def _is_not_installed(err: ClusterError) -> bool:
     return isinstance(err, NotFoundError)
 
 
+class _NoDiffs(kopf.DiffBaseStorage):
+    """No handler asks what changed, and to find out took kopf a third of its time."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        return kopf.BodyEssence()
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        pass
+
+
 def configure(settings: kopf.OperatorSettings) -> None:
     """Settings that keep kopf from writing, and from waiting on dead connections."""
     settings.posting.enabled = False
+    settings.persistence.diffbase_storage = _NoDiffs()
     # The resource is named in full, so CRDs and namespaces need not be watched (nor permitted).
     settings.scanning.disabled = True
     settings.watching.server_timeout = 290

@@ -24,6 +24,7 @@ from scoring_operator.cluster import (
     Cluster,
     ClusterError,
     ConflictError,
+    NamespaceTerminatingError,
     NotFoundError,
     TransientError,
 )
@@ -297,6 +298,9 @@ class Reconciler:
                 written += await self._cluster.apply(manifest, model)
             except (TransientError, ConflictError):
                 raise
+            except NamespaceTerminatingError as err:
+                # The others would be refused, too: no call for each of them while everything goes.
+                return written, finding_of(err, manifest)
             except ClusterError as err:
                 problem = problem or finding_of(err, manifest)
         return written, problem

@@ -7,6 +7,7 @@ from scoring_operator.cluster import (
     ClusterError,
     ForbiddenError,
     InvalidError,
+    NamespaceTerminatingError,
     NameTakenError,
     QuotaError,
     StaleOwnerError,
@@ -25,6 +26,9 @@ def finding_of(err: ClusterError, manifest: Manifest) -> Finding:
     what = f"{manifest['kind']} {manifest['metadata']['name']}"
     if isinstance(err, StaleOwnerError):
         return Finding(Reason.PROGRESSING, err.message, "Kubernetes removes it soon.", failed=False)
+    if isinstance(err, NamespaceTerminatingError):
+        text = f"namespace {manifest['metadata']['namespace']} is being deleted"
+        return Finding(Reason.PROGRESSING, text, "The ScoringModel goes with it.", failed=False)
     if isinstance(err, NameTakenError):
         hint = (
             "Delete or rename that object, or give the ScoringModel another name; it is left alone."

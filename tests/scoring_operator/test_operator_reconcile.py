@@ -20,9 +20,10 @@ from operator_cluster import (
     writes,
 )
 
-from scoring_operator.api import Kinds
+from scoring_operator.api import Key, Kinds
 from scoring_operator.certificates import read_certificate
 from scoring_operator.cluster import Client
+from scoring_operator.cluster.errors import error_from_answer
 from scoring_operator.keys import read_keys
 
 
@@ -558,3 +559,37 @@ async def _until_dead(operator, dead):
             await at_rest(operator)
             return
         await asyncio.sleep(0.01)
+
+
+async def test_a_namespace_that_is_being_deleted_is_told_and_not_fought(api, operator, monkeypatch):
+    """Children go one after the other; each of them made again would be refused each time."""
+    real = Client._call_once
+    terminating = True
+    refused = []
+
+    async def while_terminating(self, method, path, query, body, type_):
+        if terminating and method == "POST" and not path.endswith("/scoringmodels"):
+            refused.append(path)
+            text = (
+                'serviceaccounts "faq" is forbidden: unable to create new content in namespace default '
+                "because it is being terminated"
+            )
+            raise error_from_answer(403, json.dumps({"message": text}).encode(), doing="post")
+        return await real(self, method, path, query, body, type_)
+
+    monkeypatch.setattr(Client, "_call_once", while_terminating)
+    await api.create(scoring_model())
+    await eventually(lambda: api.ready_condition("faq"))
+    await at_rest(operator)
+    condition = await api.ready_condition("faq")
+    assert (condition["status"], condition["reason"]) == ("False", "Progressing")
+    assert condition["message"].startswith("namespace default is being deleted")
+    children = [path for path in refused if not path.endswith("/events")]
+    reconciles = operator.metrics.registry.get_sample_value(
+        "scoring_operator_reconcile_seconds_count"
+    )
+    assert 1 <= len(children) <= reconciles
+    assert len(set(children)) == 1
+    terminating = False
+    operator.queue.add(Key("default", "faq"))
+    await complete(api)

@@ -171,21 +171,23 @@ class Cluster:
         kind = Kinds.of(manifest)
         namespace, name = model.namespace, manifest["metadata"]["name"]
         wanted = stamp(manifest)
+        at = (kind, namespace, name)
         live = self.get(kind, namespace, name)
         if live is None:
+            self._ceded.pop(at, None)
             await self._confirm(model)
-            answer = await self._create(kind, wanted, model)
-            if lost_fields(wanted, answer, MANAGER):
-                # Of a new object a server notes no owner of empty values, which it does not store; of an applied one it does.
-                answer = await self._change(kind, wanted, answer, model)
+            live = await self._create(kind, wanted, model)
+            self._keep(kind, live)
+            # Of a new object a server notes no owner of empty values, which it does not store; of an applied one it does.
+            if not lost_fields(wanted, live, MANAGER):
+                return True
         else:
             check_owner(live, kind, model)
             if self._is_as_wanted(kind, wanted, live):
                 return False
-            answer = await self._change(kind, wanted, live, model)
+        answer = await self._change(kind, wanted, live, model)
         self._keep(kind, answer)
         lost = frozenset(lost_fields(wanted, answer, MANAGER))
-        at = (kind, namespace, name)
         self._ceded.pop(at, None)
         if lost:
             self._ceded[at] = (wanted, lost)
@@ -356,7 +358,14 @@ class Cluster:
             return  # gone already, or another object by now
 
     async def _confirm(self, model: ScoringModel) -> None:
-        """Children are made only for a model that the API server still has: caches may lag behind a deletion."""
+        """Children are made again only for a model that the API server still has: caches may lag behind a deletion.
+
+        A model without a status is new, and nothing of it can be gone. Should it be deleted meanwhile, Kubernetes collects what
+        is made for it.
+        """
+        cached = self.model(model.key)
+        if cached and cached["metadata"]["uid"] == model.uid and "status" not in cached:
+            return
         uid, since = self._confirmed.get(model.key, ("", 0.0))
         if uid == model.uid and time.monotonic() - since < _CONFIRMED_SECONDS:
             return

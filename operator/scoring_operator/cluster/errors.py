@@ -42,6 +42,10 @@ class QuotaError(ForbiddenError):
     """403 because a ResourceQuota is used up."""
 
 
+class NamespaceTerminatingError(ClusterError):
+    """403 because the namespace is being deleted: nothing new can be made in it."""
+
+
 class InvalidError(ClusterError):
     """400, 413 or 422: the object is not what the API server accepts."""
 
@@ -107,6 +111,8 @@ def error_from_answer(
         return TransientError(message, status=status, doing=doing, retry_after_seconds=seconds)
     if status == 403 and "exceeded quota" in message:
         return QuotaError(message, status=status, doing=doing)
+    if status == 403 and "because it is being terminated" in message:
+        return NamespaceTerminatingError(message, status=status, doing=doing)
     return _BY_STATUS.get(status, ClusterError)(message, status=status, doing=doing)
 
 
