@@ -61,11 +61,6 @@ async def connect(kubeconfig: Path | None) -> ApiClient:
         await kube_config.load_kube_config(  # type: ignore[no-untyped-call]
             config_file=str(kubeconfig), client_configuration=configuration
         )
-    # A connection each for a dozen watches, and one for each call in flight.
-    configuration.connection_pool_maxsize = 100
-    # A session that trusts the environment reads ~/.netrc in a thread before every call, which took a tenth of the
-    # operator's time, and fails when it finds credentials there beside our token. The proxy is all that is wanted of it.
-    configuration.client_session_kwargs = {"trust_env": False}
     configuration.proxy = configuration.proxy or _proxy_for(configuration.host)
     return ApiClient(configuration)
 
@@ -90,9 +85,25 @@ class Client:
         self._api = api
         self._observe = observe_call
         api.user_agent = "scoring-operator"
+        configuration = api.configuration
+        # The official client's own session serialises with the standard library, and reads ~/.netrc in a thread before every
+        # call, where it fails when it finds credentials beside our token.
+        self._session = aiohttp.ClientSession(
+            # A connection each for a dozen watches, and one for each call in flight.
+            connector=aiohttp.TCPConnector(limit=100, ssl=api.rest_client.ssl_context),
+            # Watch events can be larger than aiohttp expects of a line.
+            read_bufsize=2**21,
+        )
+        route = {
+            "proxy": configuration.proxy,
+            "proxy_headers": configuration.proxy_headers,
+            "server_hostname": configuration.tls_server_name,
+        }
+        self._route = {name: value for name, value in route.items() if value}
 
     async def close(self) -> None:
         """Close the connections."""
+        await self._session.close()
         await self._api.close()  # type: ignore[no-untyped-call]
 
     async def call(
@@ -223,12 +234,14 @@ class Client:
             header_params={"Accept": "application/json", "Content-Type": content_type},
             auth_settings=["BearerToken"],
         )
-        answer = await self._api.rest_client.request(  # type: ignore[no-untyped-call]
-            method, url, headers=headers, body=body, _request_timeout=patience
+        return await self._session.request(
+            method,
+            url,
+            headers=headers,
+            data=None if body is None else orjson.dumps(body),
+            timeout=patience,
+            **self._route,
         )
-        response = answer.response
-        assert isinstance(response, aiohttp.ClientResponse)
-        return response
 
 
 async def _json_lines(stream: aiohttp.StreamReader) -> AsyncIterator[dict[str, Any]]:

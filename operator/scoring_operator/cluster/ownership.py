@@ -9,10 +9,11 @@ compared, and no default or normalised quantity can deceive
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from functools import lru_cache, reduce
 from typing import Any
+
+import orjson
 
 from scoring_operator.api import Kind, Manifest, ScoringModel
 from scoring_operator.cluster.errors import NameTakenError, StaleOwnerError
@@ -31,8 +32,8 @@ def stamp(manifest: Manifest) -> Manifest:
     content = manifest
     if manifest["kind"] == "Secret":
         content = {**manifest, "data": sorted(manifest.get("data", {}))}
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    text = orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
+    digest = hashlib.sha256(text).hexdigest()[:16]
     metadata = manifest["metadata"]
     annotations = {**metadata.get("annotations", {}), APPLIED_ANNOTATION: digest}
     return {**manifest, "metadata": {**metadata, "annotations": annotations}}
@@ -167,7 +168,7 @@ def _item(value: Any, owned: dict[str, Any]) -> Any:
 def _item_name(name: str) -> tuple[str, Any]:
     """What an item of a set is called by: `k` and its key fields, or `v` and its value."""
     marker, _, text = name.partition(":")
-    return marker, json.loads(text) if marker in {"k", "v"} else None
+    return marker, orjson.loads(text) if marker in {"k", "v"} else None
 
 
 def is_owned(manifest: Manifest, model: ScoringModel) -> bool:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import orjson
+
 # Longer texts are seldom equal.
 _SHARED_LENGTH = 64
 # What a thousand models have in common are a few hundred sets. When there are more than this, something else than
 # ScoringModels fills the table, and it begins anew.
 _MOST_SETS = 20_000
-_sets: dict[tuple[tuple[str, int], ...], dict[str, Any]] = {}
+_sets: dict[bytes, dict[str, Any]] = {}
+# The owner's uid, and with it all around it, is another for each model.
+_OWNER = b'"k:{\\"uid\\":'
 
 
 def share(value: Any) -> Any:
@@ -33,9 +37,12 @@ def share(value: Any) -> Any:
 def _share_set(fields: Any) -> Any:
     if not isinstance(fields, dict):
         return fields
-    parts = {sys.intern(name): _share_set(part) for name, part in fields.items()}
-    if len(_sets) > _MOST_SETS:
-        _sets.clear()
-    # An entry holds its parts, so their identities last as long as the entry.
-    content = tuple((name, id(part)) for name, part in parts.items())
-    return _sets.setdefault(content, parts)
+    text = orjson.dumps(fields)
+    found = _sets.get(text)
+    if found is None:
+        found = {sys.intern(name): _share_set(part) for name, part in fields.items()}
+        if _OWNER not in text:
+            if len(_sets) > _MOST_SETS:
+                _sets.clear()
+            _sets[text] = found
+    return found
