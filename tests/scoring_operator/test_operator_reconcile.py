@@ -593,3 +593,39 @@ async def test_a_namespace_that_is_being_deleted_is_told_and_not_fought(api, ope
     terminating = False
     operator.queue.add(Key("default", "faq"))
     await complete(api)
+
+
+async def test_a_change_in_the_moment_of_a_status_write_is_not_missed(api, monkeypatch):
+    """The watch is late: the answer to the status write brings the change before its own event does."""
+    call, watch = Client._call_once, Client.watch
+    of_model, of_children = asyncio.Event(), asyncio.Event()
+    of_model.set()
+    changed = False
+
+    async def late(self, path, **options):
+        async for event in watch(self, path, **options):
+            await (of_model if path.endswith("/scoringmodels") else of_children).wait()
+            yield event
+
+    async def change_before(self, method, path, query, body, type_):
+        nonlocal changed
+        if changed or not path.endswith("/status"):
+            return await call(self, method, path, query, body, type_)
+        changed = True
+        of_model.clear()
+        await api.patch(Kinds.SCORING_MODEL, "faq", {"spec": {"replicas": 3}})
+        answer = await call(self, method, path, query, body, type_)
+        for held in (of_model, of_children):
+            asyncio.get_running_loop().call_soon(held.set)
+        return answer
+
+    monkeypatch.setattr(Client, "_call_once", change_before)
+    monkeypatch.setattr(Client, "watch", late)
+    async with running_operator(api.kubeconfig):
+        await api.create(scoring_model())
+
+        async def followed():
+            deployment = await api.get(Kinds.DEPLOYMENT, "faq")
+            return deployment and deployment["spec"]["replicas"] == 3
+
+        await eventually(followed, "the change is followed", 10)

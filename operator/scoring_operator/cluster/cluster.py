@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from scoring_operator.api import Key, Kind, Kinds, Manifest, ScoringModel
 from scoring_operator.cluster.client import APPLY, MERGE, Client
@@ -275,6 +276,9 @@ class Cluster:
             content_type=MERGE,
         )
         self._keep(Kinds.SCORING_MODEL, answer)
+        if _asked(answer) != _asked(manifest):
+            # The answer was newer than the change that it brought, whose own event is old by now and says nothing.
+            self._on_change(_key_of_model(answer))
 
     async def delete_pod(self, pod: Manifest) -> None:
         """Delete a pod, if it is still the one that was seen; its ReplicaSet makes another."""
@@ -427,6 +431,12 @@ class Cluster:
 
 def _key_of_model(manifest: Manifest) -> Key:
     return Key(manifest["metadata"]["namespace"], manifest["metadata"]["name"])
+
+
+def _asked(manifest: Manifest) -> tuple[Any, ...]:
+    """What people say of a ScoringModel: all that a status is not."""
+    metadata = manifest["metadata"]
+    return tuple(metadata.get(name) for name in ("generation", "labels", "annotations"))
 
 
 def _key_of_child(manifest: Manifest) -> Key | None:
