@@ -340,11 +340,13 @@ class Cluster:
         count first, as client-go's csaupgrade does (https://pkg.go.dev/k8s.io/client-go/util/csaupgrade).
         """
         if not was_applied(live, MANAGER):
-            fresh = await self.read(kind, model.namespace, manifest["metadata"]["name"])
-            if fresh is not None:
-                check_owner(fresh, kind, model)
-                patch = {"metadata": {"managedFields": as_applied(fresh, MANAGER)}}
-                await self.merge(kind, fresh, patch)
+            name = manifest["metadata"]["name"]
+            fresh = await self.read(kind, model.namespace, name)
+            if fresh is None:
+                raise ConflictError(f"{kind.name} {name} went away while it was changed")
+            check_owner(fresh, kind, model)
+            patch = {"metadata": {"managedFields": as_applied(fresh, MANAGER)}}
+            await self.merge(kind, fresh, patch)
         return await self._apply(kind, manifest, MANAGER)
 
     async def _delete(self, kind: Kind, live: Manifest) -> None:
