@@ -6,6 +6,7 @@ All of them on loopback; each is gone at the end of its `async with` block.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import sys
@@ -174,10 +175,19 @@ async def refusing(kubeconfig: Path, folder: Path, prefix: str) -> AsyncIterator
         aiohttp.TCPConnector(limit=0, ssl=api.rest_client.ssl_context),
     )
     authority = await api.configuration.get_api_key_with_prefix("BearerToken")
-    async with aiohttp.ClientSession(connector=pool, auto_decompress=False) as session:
+    # Unasked, aiohttp would ask for compressed lists.
+    async with aiohttp.ClientSession(
+        connector=pool, skip_auto_headers=["Accept-Encoding"]
+    ) as session:
 
         async def handle(request: web.BaseRequest) -> web.StreamResponse:
-            if request.method != "GET" and f"/{prefix}" in request.path:
+            body = await request.read()
+            # What is created is named in the body alone.
+            created = request.method == "POST" and not request.path.endswith("/events")
+            name = json.loads(body)["metadata"]["name"] if created else ""
+            if name.startswith(prefix) or (
+                request.method != "GET" and f"/{prefix}" in request.path
+            ):
                 return web.json_response({"message": "busy"}, status=503)
             headers = {
                 k: request.headers[k] for k in ("Accept", "Content-Type") if k in request.headers
@@ -188,7 +198,7 @@ async def refusing(kubeconfig: Path, folder: Path, prefix: str) -> AsyncIterator
                 request.method,
                 target + request.raw_path,
                 headers=headers,
-                data=await request.read(),
+                data=body,
                 timeout=aiohttp.ClientTimeout(total=None),
             ) as answer:
                 response = web.StreamResponse(status=answer.status)
