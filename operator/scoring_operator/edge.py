@@ -92,7 +92,7 @@ def _is_not_installed(err: ClusterError) -> bool:
 
 
 class _NoDiffs(kopf.DiffBaseStorage):
-    """No handler asks what changed, and to find out took kopf a third of its time."""
+    """No handler asks what changed, so kopf need not find out."""
 
     def build(self, **_: Any) -> kopf.BodyEssence:
         return kopf.BodyEssence()

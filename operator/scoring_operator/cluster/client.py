@@ -117,8 +117,8 @@ class Client:
     ) -> Manifest:
         """Make one call, repeating it while the server is busy or away.
 
-        Every call that this operator makes may be repeated: applies, merge patches and deletes with a uid are
-        idempotent, and a repeated event is harmless.
+        Every call that this operator makes may be repeated: applies, patches and deletes are idempotent or name what they
+        are about, a create that was done already ends in a conflict, and a repeated event is harmless.
 
         Args:
             method: HTTP method.
@@ -174,7 +174,9 @@ class Client:
                 # Reading conflicts with nothing: something on the way is unwell.
                 raise TransientError(refusal.message, status=status, doing=doing)
             raise refusal
-        value = orjson.loads(data)
+        value = None
+        with suppress(ValueError):  # something on the way answered for the server
+            value = orjson.loads(data)
         if not isinstance(value, dict):
             raise TransientError("the answer is no JSON object", status=status, doing=doing)
         return value

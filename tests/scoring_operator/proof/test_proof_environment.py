@@ -1,4 +1,4 @@
-"""What the environment says about proxies is heard, and what it says about other programs' passwords is not."""
+"""Proxies: what the environment says of them is heard, what it says of passwords is not, and their pages are no answers."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import yaml
+from aiohttp import web
 from proof_world import World, running_world
 
 from scoring_operator.api import Kinds
-from scoring_operator.cluster import Client, connect
+from scoring_operator.cluster import Client, TransientError, connect
 
 KUBECONFIG = """
 apiVersion: v1
@@ -56,3 +58,25 @@ async def test_the_proxy_of_the_environment_is_used_unless_it_is_bypassed(
     client = await connect(kubeconfig)
     assert client.configuration.proxy == proxy
     await client.close()
+
+
+async def test_an_answer_that_is_no_json_is_weather(tmp_path: Path) -> None:
+    """A proxy or a portal on the way answers 200 with a page of its own."""
+
+    async def page(request: web.BaseRequest) -> web.Response:
+        return web.Response(text="<html>please log in</html>", content_type="text/html")
+
+    runner = web.ServerRunner(web.Server(page))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    config = yaml.safe_load(KUBECONFIG)
+    config["clusters"][0]["cluster"] = {"server": f"http://127.0.0.1:{runner.addresses[0][1]}"}
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(yaml.safe_dump(config))
+    client = Client(await connect(kubeconfig))
+    try:
+        with pytest.raises(TransientError, match="no JSON object"):
+            await client.call("GET", Kinds.SCORING_MODEL.path())
+    finally:
+        await client.close()
+        await runner.cleanup()
